@@ -1,0 +1,123 @@
+"""Environments by task name: ``SUITE_NAME``, for example ``atari_pong`` or ``dmc_walker_walk``.
+
+Every environment made here is a ``gymnasium.Env`` with a Dict observation space (images uint8
+[H, W, C], vectors float32 [D], scalars) and an action space that is either a
+``wrappers.OneHotSpace`` or a float32 Box. A suite's file is imported only when it is asked for.
+"""
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+
+from dreamerv2.common.envs import vector, wrappers
+from dreamerv2.common.errors import UserError, nearest
+
+# suite -> (the extra that installs it, the package whose absence means it is not installed)
+SUITES = {
+    "atari": ("", "ale_py"),
+    "crafter": ("crafter", "crafter"),
+    "dmc": ("dmc", "dm_control"),
+    "gym": ("", "gymnasium"),
+    "minigrid": ("minigrid", "minigrid"),
+}
+
+
+def make_env(task: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
+    """Make one environment, fully wrapped.
+
+    Args:
+      task: ``SUITE_NAME``.
+      config: reads render_size, action_repeat, time_limit, env_restarts and the suite's own keys.
+      mode: 'train' or 'eval'.
+      seed: the first ``reset()`` uses it, unless ``reset(seed=...)`` gives another.
+
+    Raises:
+      UserError: unknown suite or name, or the suite's package is missing.
+    """
+    suite, name = _split(task)
+    module = _suite_module(suite)
+    constructor = functools.partial(module.make, name, config, mode)
+    return wrappers.wrap(constructor, config, seed)
+
+
+def make_vector_env(
+    task: str,
+    config: Mapping,
+    count: int = 1,
+    parallel: str = "none",
+    mode: str = "train",
+    seeds: Sequence[int] | None = None,
+) -> gymnasium.vector.VectorEnv:
+    """Make ``count`` environments that step together; finished ones wait for a reset mask.
+
+    Args:
+      parallel: 'none' (in this process, one after the other) or 'process' (one process each).
+      seeds: one for each environment; 0, 1, 2, ... where absent.
+
+    Raises:
+      UserError: as ``make_env``, and for an unknown ``parallel``.
+    """
+    _suite_module(_split(task)[0])
+    seeds = list(range(count)) if seeds is None else [int(seed) for seed in seeds]
+    if len(seeds) != count or count < 1:
+        raise UserError(f"{count} environments need {count} seeds (at least 1), not {len(seeds)}.")
+    constructors = [functools.partial(make_env, task, config, mode, seed) for seed in seeds]
+    return vectorize(constructors, parallel, config)
+
+
+def vectorize(
+    constructors: Sequence[Callable[[], gymnasium.Env]], parallel: str = "none", config: Any = None
+) -> gymnasium.vector.VectorEnv:
+    """Run the environments that the constructors return as one ``VectorEnv``.
+
+    Args:
+      constructors: each returns an environment that keeps the contract of this package (see
+        ``gym.wrap`` for a user's own). For 'process' they travel to another process: functions
+        defined in a script or a notebook are fine.
+      config: reads env_restarts and env_timeout, if given.
+
+    Raises:
+      UserError: ``parallel`` is neither 'none' nor 'process'.
+    """
+    if parallel == "thread":
+        raise UserError(
+            "envs_parallel 'thread' is not offered, because Python threads would wait for each "
+            "other; use 'process', or 'none' for one process."
+        )
+    if parallel == "none":
+        return vector.SerialVectorEnv(constructors)
+    if parallel == "process":
+        restarts = int(wrappers.option(config, "env_restarts", 0))
+        timeout = float(wrappers.option(config, "env_timeout", 0))
+        return vector.ProcessVectorEnv(constructors, restarts, timeout)
+    raise UserError(
+        f"envs_parallel '{parallel}' is unknown; use 'none' or 'process'."
+        + nearest(parallel, ["none", "process"])
+    )
+
+
+def _split(task: str) -> tuple[str, str]:
+    suite, _, name = task.partition("_")
+    if suite not in SUITES:
+        raise UserError(
+            f"Task '{task}' names no known suite; a task is SUITE_NAME with one of the suites "
+            f"{', '.join(SUITES)}.{nearest(suite, SUITES)}"
+        )
+    if not name:
+        raise UserError(f"Task '{task}' lacks a name after the suite, as in 'atari_pong'.")
+    return suite, name
+
+
+def _suite_module(suite: str):
+    extra, package = SUITES[suite]
+    if importlib.util.find_spec(package) is None:
+        install = f"dreamerv2[{extra}]" if extra else package
+        raise UserError(
+            f"The suite '{suite}' needs the package '{package}', which is not installed; "
+            f"install it with: pip install '{install}'."
+        )
+    return importlib.import_module(f"dreamerv2.common.envs.{suite}")

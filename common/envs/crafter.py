@@ -1,0 +1,152 @@
+"""Crafter (Hafner 2021, arXiv 2109.06780): ``crafter_reward`` and ``crafter_noreward``."""
+
+import collections
+from collections.abc import Iterator, Mapping
+
+import crafter
+import gymnasium
+import numpy as np
+from crafter import objects, worldgen
+from crafter.engine import World
+from opensimplex import OpenSimplex
+
+from dreamerv2.common.envs import wrappers
+from dreamerv2.common.errors import UserError, nearest
+
+NAMES = ("reward", "noreward")
+
+
+def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
+    """Make Crafter; ``noreward`` trains with reward 0, but is evaluated with the true one.
+
+    Raises:
+      UserError: another name, or an action_repeat other than 1.
+    """
+    if name not in NAMES:
+        raise UserError(
+            f"Crafter has the tasks crafter_reward and crafter_noreward, not 'crafter_{name}'."
+            + nearest(name, NAMES)
+        )
+    if config.action_repeat != 1:
+        raise UserError(f"Crafter runs with action_repeat 1, not {config.action_repeat}.")
+    env = Crafter(tuple(config.render_size), name == "reward" or mode == "eval", seed)
+    return wrappers.standardize(env, config)
+
+
+class Crafter(gymnasium.Env):
+    """The game. Beside 'image', the observation holds what is logged but not trained on:
+    'log_achievement_X', how often X was achieved in this episode, and 'log_reward', the true reward
+    also where the agent gets none. The episode terminates by death; 10,000 steps truncate it.
+
+    A world takes as long to make as a hundred steps. `work_ahead` makes the next one little by
+    little: a worker process calls it while it has nothing else to do, so that environments that
+    step together do not wait for each other's worlds. The worlds are the same with and without.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+    def __init__(self, size: tuple[int, int] = (64, 64), reward: bool = True, seed: int = 0):
+        self._size = size
+        self._reward = reward
+        names = crafter.constants.achievements
+        self._achievements = {name: f"log_achievement_{name}" for name in names}
+        self._start(seed)
+        scalar = gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32)
+        logs = dict.fromkeys(["log_reward", *self._achievements.values()], scalar)
+        image = gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict({"image": image, **logs})
+        self.action_space = gymnasium.spaces.Discrete(len(crafter.constants.actions))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Begin an episode in a new world; a seed fixes this world and those after it."""
+        if seed is not None:
+            self._start(seed)
+        while self.work_ahead():
+            pass
+        self._game, self._next = self._next, self._game
+        self._making = self._make_next()
+        return self._observe(self._game.render(), dict.fromkeys(self._achievements, 0), 0.0), {}
+
+    def step(self, action: int):
+        """One step of the game."""
+        image, reward, done, info = self._game.step(int(action))
+        obs = self._observe(image, info["achievements"], info["reward"])
+        terminated = done and info["discount"] == 0
+        return obs, float(reward), terminated, done and not terminated, {}
+
+    def render(self) -> np.ndarray:
+        """A larger picture, uint8 [576, 576, 3]."""
+        return self._game.render((576, 576))
+
+    def work_ahead(self) -> bool:
+        """Work for a moment, 0.1 ms, on the next world; False if there is nothing left to do."""
+        return next(self._making, False)
+
+    def _start(self, seed: int) -> None:
+        """Begin the series of worlds that this seed gives."""
+        self._seed, self._episode = seed, 0
+        height, width = self._size
+        self._game, self._next = (
+            crafter.Env(size=(width, height), reward=self._reward, seed=seed) for _ in range(2)
+        )
+        self._making = self._make_next()
+
+    def _make_next(self) -> Iterator[bool]:
+        """Do what crafter.Env.reset does, which is one call, in about 1,200 small steps."""
+        self._episode += 1
+        game, world = self._next, self._next._world
+        world.__class__ = _OrderedWorld
+        world.reset(hash((self._seed, self._episode)) % (2**31 - 1))
+        game._step = 0
+        game._update_time()
+        game._player = objects.Player(world, (world.area[0] // 2, world.area[1] // 2))
+        game._last_health, game._unlocked = game._player.health, set()
+        world.add(game._player)
+        simplex = OpenSimplex(world.random.randint(0, 2**31 - 1))
+        tunnels = np.zeros(world.area, bool)
+        for count, place in enumerate(np.ndindex(*world.area)):
+            worldgen._set_material(world, place, game._player, tunnels, simplex)
+            if count % 4 == 0:
+                yield True
+        for count, place in enumerate(np.ndindex(*world.area)):
+            worldgen._set_object(world, place, game._player, tunnels)
+            if count % 32 == 0:
+                yield True
+
+    def _observe(self, image: np.ndarray, achievements: dict, reward: float) -> dict:
+        logs = {name: np.float32(achievements[key]) for key, name in self._achievements.items()}
+        return {"image": image, "log_reward": np.float32(reward), **logs}
+
+
+class _OrderedWorld(World):
+    """Crafter's world, the same in every run with one seed.
+
+    The original walks through sets of objects, whose order depends on memory addresses, and takes
+    'the third cow' from them. Here they are kept in the order in which they were added.
+    """
+
+    def reset(self, seed: int | None = None) -> None:
+        super().reset(seed)
+        self._chunks = collections.defaultdict(_OrderedSet)
+
+
+class _OrderedSet:
+    """The part of a set that Crafter uses, in order of insertion."""
+
+    def __init__(self):
+        self._items: dict = {}
+
+    def __iter__(self) -> Iterator:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, item) -> None:
+        """Add at the end, unless present."""
+        self._items[item] = None
+
+    def remove(self, item) -> None:
+        """Remove an item that is present."""
+        del self._items[item]

@@ -1,0 +1,207 @@
+"""Tasks of the DeepMind Control Suite, its manipulation tasks and its rodent tasks.
+
+dmc_DOMAIN_TASK     dm_control.suite, e.g. dmc_walker_walk, dmc_cup_catch, dmc_point_mass_easy
+dmc_manip_TASK      dm_control.manipulation with its vision observations, e.g. reach_site
+dmc_locom_TASK      dm_control.locomotion.examples.basic_rodent_2020, e.g. rodent_two_touch
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+import gymnasium
+import numpy as np
+
+from dreamerv2.common.envs import rendering, spaces, wrappers
+from dreamerv2.common.errors import UserError, nearest
+
+CAMERAS = {
+    "quadruped_walk": 2,
+    "quadruped_run": 2,
+    "quadruped_escape": 2,
+    "quadruped_fetch": 2,
+    "locom_rodent_maze_forage": 1,
+    "locom_rodent_two_touch": 1,
+}  # the camera that shows the task; all others use 0
+
+
+def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
+    """Make a task. The observation has its vectors, its own cameras, and 'image' of dmc_camera.
+
+    Raises:
+      UserError: unknown task, or no way to render on this machine.
+    """
+    render = rendering.choose_backend()
+    camera = CAMERAS.get(name, 0) if config.dmc_camera == -1 else config.dmc_camera
+    size = tuple(config.render_size) if render else None
+    env = DMC(_loader(name), size, camera, config.action_repeat, seed)
+    return wrappers.standardize(spaces.DictObs(env), config, action_repeat=False)
+
+
+class DMC(gymnasium.Env):
+    """A ``dm_env`` environment of dm_control.
+
+    An episode terminates where its discount is 0; the end by the suite's time limit truncates it.
+
+    Args:
+      load: ``load(seed)`` makes the environment.
+      size: height and width of the image, or None to leave it out.
+      camera: number of the camera of the image.
+      action_repeat: simulator steps for each step; rewards add up.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(
+        self,
+        load: Callable,
+        size: tuple[int, int] | None,
+        camera: int,
+        action_repeat: int = 1,
+        seed: int = 0,
+    ):
+        self._load = load
+        self._env = load(seed)
+        self._size = size
+        self.render_mode = "rgb_array" if size else None
+        self._camera = camera
+        self._repeats = action_repeat
+        self._fresh_seed: int | None = seed
+        inner = {
+            key: _box(spec) for key, spec in self._env.observation_spec().items() if _size(spec)
+        }
+        self._keys = list(inner)
+        if size is not None:
+            inner["image"] = gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict(inner)
+        action = self._env.action_spec()
+        low, high = np.broadcast_arrays(action.minimum, action.maximum, np.zeros(action.shape))[:2]
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Begin an episode; a seed loads the task anew."""
+        if seed is not None and seed != self._fresh_seed:
+            self.close()
+            self._env = self._load(seed)
+        self._fresh_seed = None
+        return self._observe(self._env.reset()), {}
+
+    def step(self, action: np.ndarray):
+        """Apply the action ``action_repeat`` times."""
+        reward = 0.0
+        for _ in range(self._repeats):
+            time_step = self._env.step(action)
+            reward += time_step.reward or 0.0
+            if time_step.last():
+                break
+        terminated = time_step.discount == 0
+        truncated = time_step.last() and not terminated
+        return self._observe(time_step), reward, terminated, truncated, {}
+
+    def render(self) -> np.ndarray:
+        """A larger picture of the same camera, uint8 [240, 320, 3]."""
+        return self._env.physics.render(240, 320, camera_id=self._camera)
+
+    def close(self) -> None:
+        """Free the simulator and its rendering context; a second time does nothing."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+            # In the suite, that leaves both to the garbage collector, and OSMesa complains when
+            # Python ends. Manipulation and locomotion have freed their physics by now.
+            with contextlib.suppress(ReferenceError):
+                env.physics.free()
+
+    def _observe(self, time_step) -> dict[str, np.ndarray]:
+        obs = {key: _unbatch(np.asarray(time_step.observation[key])) for key in self._keys}
+        if self._size is not None:
+            obs["image"] = self._env.physics.render(*self._size, camera_id=self._camera)
+        return obs
+
+
+def _loader(name: str) -> Callable:
+    kind, _, task = name.partition("_")
+    if kind == "manip":
+        return _manipulation(task)
+    if kind == "locom":
+        return _locomotion(task)
+    from dm_control import suite  # only now: importing it fixes the rendering backend
+
+    tasks = {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
+    full = f"ball_in_{name}" if kind == "cup" else name
+    if full not in tasks:
+        raise UserError(f"The control suite has no task '{name}'.{nearest(full, tasks)}")
+    domain, task = tasks[full]
+    return lambda seed: suite.load(domain, task, task_kwargs={"random": seed})
+
+
+def _manipulation(task: str) -> Callable:
+    from dm_control import manipulation
+
+    tasks = [t.removesuffix("_vision") for t in manipulation.get_environments_by_tag("vision")]
+    if task not in tasks:
+        raise UserError(f"There is no manipulation task '{task}'.{nearest(task, tasks)}")
+    return lambda seed: manipulation.load(f"{task}_vision", seed=seed)
+
+
+def _locomotion(task: str) -> Callable:
+    from dm_control.locomotion.examples import basic_rodent_2020
+
+    tasks = [t for t in dir(basic_rodent_2020) if t.startswith("rodent_")]
+    if task not in tasks:
+        raise UserError(f"There is no locomotion task '{task}'.{nearest(task, tasks)}")
+    function = getattr(basic_rodent_2020, task)
+    return lambda seed: _OwnRandomness(function, seed % 2**32)
+
+
+class _OwnRandomness:
+    """A rodent task that is the same in every run with one seed.
+
+    dm_control draws walls, colours and the walker's direction from NumPy's global generator, not
+    from the ``random_state`` it is given. Here those draws come from a state of this environment's
+    own, which is in place only while its code runs; for all others the global one is untouched.
+    """
+
+    def __init__(self, function: Callable, seed: int):
+        random = np.random.RandomState(seed)
+        self._state = random.get_state()
+        self._env = self._run(lambda: function(random_state=random))
+
+    def reset(self):
+        """Begin an episode."""
+        return self._run(self._env.reset)
+
+    def step(self, action: np.ndarray):
+        """Apply one action."""
+        return self._run(lambda: self._env.step(action))
+
+    def __getattr__(self, name: str):
+        return getattr(self._env, name)
+
+    def _run(self, function: Callable):
+        others = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(self._state)  # noqa: NPY002
+        try:
+            return function()
+        finally:
+            self._state = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(others)  # noqa: NPY002
+
+
+def _size(spec) -> int:
+    return int(np.prod(spec.shape))
+
+
+def _box(spec) -> gymnasium.spaces.Box:
+    shape = spec.shape[1:] if _batched(spec.shape) else spec.shape
+    if spec.dtype == np.uint8:
+        return gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    return gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float64)
+
+
+def _batched(shape: tuple[int, ...]) -> bool:
+    # Manipulation tasks return a history of length one in front of every observation.
+    return len(shape) > 1 and shape[0] == 1
+
+
+def _unbatch(value: np.ndarray) -> np.ndarray:
+    return value[0] if _batched(value.shape) else value

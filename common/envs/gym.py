@@ -1,0 +1,172 @@
+"""Any registered gymnasium environment, an environment object of the user, and old ``gym`` ones."""
+
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamerv2.common.envs import spaces, wrappers
+from dreamerv2.common.errors import UserError, nearest
+
+
+def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
+    """Make a registered environment by its id, such as 'CartPole-v1' or 'module:Name-v0'.
+
+    Raises:
+      UserError: neither gymnasium nor an installed old gym knows the id.
+    """
+    return _prepare(_registered(name), config)
+
+
+def wrap(env: Any, config: Mapping, seed: int | None = None) -> gymnasium.Env:
+    """Bring a user's own environment, with the API of gymnasium or of any gym, to the contract.
+
+    Args:
+      env: has reset() and step(), whose results may be gymnasium's or old gym's (4 or 5 entries).
+      config: reads render_size, action_repeat, time_limit.
+      seed: of the first reset, if given.
+
+    Raises:
+      UserError: its spaces are not supported, or it is no environment.
+    """
+    missing = [
+        name
+        for name in ("reset", "step", "observation_space", "action_space")
+        if not hasattr(env, name)
+    ]
+    if missing:
+        raise UserError(f"{env!r} is no environment, because it has no {' and no '.join(missing)}.")
+    env = _prepare(env, config)
+    return env if seed is None else SeedOnce(env, seed)
+
+
+class SeedOnce(gymnasium.Wrapper):
+    """Give the first reset a seed, unless it is called with one."""
+
+    def __init__(self, env: gymnasium.Env, seed: int):
+        super().__init__(env)
+        self._seed: int | None = seed
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        seed, self._seed = (self._seed if seed is None else seed), None
+        return self.env.reset(seed=seed, options=options)
+
+
+class AnyGym(gymnasium.Env):
+    """A gymnasium environment around one whose API may be that of gym 0.9 to 0.26 or gymnasium.
+
+    Old environments that are cut off by a time limit say so in ``info["TimeLimit.truncated"]``;
+    they are then truncated and not terminated.
+
+    Raises:
+      UserError: a space, or what reset or step returns, is of no known form.
+    """
+
+    def __init__(self, env: Any):
+        self._env = env
+        self.metadata = dict(getattr(env, "metadata", None) or {})
+        self.render_mode = getattr(env, "render_mode", None)
+        self.observation_space = convert_space(env.observation_space)
+        self.action_space = convert_space(env.action_space)
+        try:
+            self._reset_takes = set(inspect.signature(env.reset).parameters)
+            kinds = {p.kind for p in inspect.signature(env.reset).parameters.values()}
+        except (TypeError, ValueError):  # a compiled function has no signature
+            self._reset_takes, kinds = set(), set()
+        if inspect.Parameter.VAR_KEYWORD in kinds:
+            self._reset_takes |= {"seed", "options"}
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Reset, by whichever way of seeding the environment has."""
+        given = {"seed": seed, "options": options}
+        known = {k: v for k, v in given.items() if k in self._reset_takes and v is not None}
+        if seed is not None and "seed" not in known and hasattr(self._env, "seed"):
+            self._env.seed(seed)
+        result = self._env.reset(**known)
+        pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
+        return result if pair else (result, {})
+
+    def step(self, action: Any):
+        """Step; the result always has five entries."""
+        result = self._env.step(action)
+        count = len(result) if isinstance(result, tuple | list) else 0
+        if count == 5:
+            return tuple(result)
+        if count != 4:
+            raise UserError(
+                "The environment's step() must return (obs, reward, terminated, truncated, info), "
+                f"or the (obs, reward, done, info) of old gym, not {type(result).__name__}"
+                f"{f' of {count}' if count else ''}."
+            )
+        obs, reward, done, info = result
+        truncated = bool(done and info.get("TimeLimit.truncated", False))
+        return obs, reward, bool(done) and not truncated, truncated, info
+
+    def render(self):
+        """The environment's own frame: gym before 0.26 takes the mode as an argument."""
+        if "mode" in inspect.signature(self._env.render).parameters:
+            return self._env.render(mode="rgb_array")
+        return self._env.render()
+
+    def close(self) -> None:
+        """Close the environment, if it can be closed."""
+        if hasattr(self._env, "close"):
+            self._env.close()
+
+
+def convert_space(space: Any) -> gymnasium.Space:
+    """The gymnasium space that equals a space of old gym, which is recognized by its class name.
+
+    Raises:
+      UserError: there is no such space.
+    """
+    if isinstance(space, gymnasium.Space):
+        return space
+    kinds = [kind.__name__ for kind in type(space).__mro__]
+    if "Box" in kinds:
+        return gymnasium.spaces.Box(space.low, space.high, space.shape, space.dtype.type)
+    if "Discrete" in kinds:
+        return gymnasium.spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
+    if "MultiDiscrete" in kinds:
+        return gymnasium.spaces.MultiDiscrete(np.asarray(space.nvec))
+    if "MultiBinary" in kinds:
+        return gymnasium.spaces.MultiBinary(space.n)
+    if "Dict" in kinds:
+        inner = {key: convert_space(value) for key, value in space.spaces.items()}
+        return gymnasium.spaces.Dict(inner)
+    raise UserError(f"The space {space} is not supported; use Dict, Box or Discrete.")
+
+
+def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
+    return wrappers.standardize(spaces.DictObs(AnyGym(env)), config)
+
+
+def _registered(name: str) -> Any:
+    try:
+        # CheckSpaces takes the place of gymnasium's own checker, which is slow.
+        return gymnasium.make(name, disable_env_checker=True)
+    except gymnasium.error.UnregisteredEnv as error:
+        old = _old_gym(name)
+        if old is not None:
+            return old
+        raise UserError(
+            f"gymnasium knows no environment '{name}'.{nearest(name, gymnasium.registry)}"
+        ) from error
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise UserError(f"gymnasium cannot make '{name}': {error}") from error
+
+
+def _old_gym(name: str) -> Any:
+    """The environment made by old gym, or None if gym is not installed or does not know it."""
+    if importlib.util.find_spec("gym") is None:
+        return None
+    gym = importlib.import_module("gym")
+    try:
+        # gym 0.26's own checker fails on NumPy 2; older versions do not know the option.
+        checked = "disable_env_checker" in inspect.signature(gym.make).parameters
+        return gym.make(name, **({"disable_env_checker": True} if checked else {}))
+    except gym.error.UnregisteredEnv:
+        return None

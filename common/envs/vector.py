@@ -1,0 +1,315 @@
+"""Several environments that step together, in this process or in one process each.
+
+Both classes keep gymnasium's ``VectorEnv`` interface with ``AutoresetMode.DISABLED``: a finished
+environment must be reset through ``reset(options={"reset_mask": bool [E]})`` before the next step.
+Arrays that are returned are fresh at every call and may be kept. (gymnasium's own two classes copy
+deeply at each step, and a worker that failed there loses its traceback and its pipe.)
+"""
+
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import Pipe
+from typing import Any
+
+import cloudpickle
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from dreamerv2.common.envs import worker
+from dreamerv2.common.errors import UserError
+
+_log = logging.getLogger(__name__)
+_MAIN = f"from {worker.__name__} import main; main()"
+# Each worker is one of several on this machine. Math libraries that start a thread for every core
+# in each of them slow all down (100-fold, measured, when more workers than cores do so).
+_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class BatchedEnv(VectorEnv):
+    """What both classes share: masks, flags and stacking. A subclass defines ``_ask``."""
+
+    def _describe(self, spaces: Sequence[tuple[gymnasium.Space, gymnasium.Space]]) -> None:
+        """Set the spaces of the interface from (observation, action) spaces of each environment."""
+        observation_space, action_space = spaces[0]
+        for index, other in enumerate(spaces):
+            if other != spaces[0]:
+                raise UserError(
+                    f"Environment {index} has the spaces {other}, which differ from {spaces[0]} of "
+                    "environment 0; all must be the same."
+                )
+        self.num_envs = len(spaces)
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, self.num_envs)
+        self.action_space = batch_space(action_space, self.num_envs)
+        self._rows: list[dict] = [{} for _ in range(self.num_envs)]
+        self._waiting = np.ones(self.num_envs, bool)  # for a reset
+
+    def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
+        """Have each environment named in ``arguments`` perform a command of ``worker.perform``."""
+        raise NotImplementedError
+
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict | None = None):
+        """Reset all environments, or those where ``options["reset_mask"]`` (bool [E]) is true.
+
+        Returns:
+          The observations, key -> [E, ...] (rows outside of the mask repeat their last
+          observation), and an info dict.
+        """
+        options = dict(options or {})
+        mask = options.pop("reset_mask", None)
+        mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        seeds = [None] * self.num_envs if seeds is None else seeds
+        arguments = {int(i): (seeds[i], options or None) for i in np.flatnonzero(mask)}
+        infos: dict = {}
+        for index, (obs, info) in self._ask("reset", arguments).items():
+            self._rows[index] = obs
+            self._waiting[index] = False
+            infos = self._add_info(infos, info, index) if info else infos
+        if not all(self._rows):
+            raise RuntimeError("The first reset must include every environment.")
+        return self._stack(), infos
+
+    def step(self, actions: np.ndarray):
+        """Step all environments by actions [E, A].
+
+        Returns:
+          observations key -> [E, ...], rewards float64 [E], terminations bool [E], truncations
+          bool [E], infos.
+
+        Raises:
+          RuntimeError: an environment has finished and was not reset.
+        """
+        if self._waiting.any():
+            waiting = np.flatnonzero(self._waiting).tolist()
+            raise RuntimeError(f"Reset the finished environments {waiting} before the next step.")
+        results = self._ask("step", dict(enumerate(actions)))
+        rewards = np.zeros(self.num_envs)
+        flags = np.zeros((2, self.num_envs), bool)
+        infos: dict = {}
+        for index, (obs, reward, terminated, truncated, info) in results.items():
+            self._rows[index] = obs
+            rewards[index] = reward
+            flags[:, index] = terminated, truncated
+            infos = self._add_info(infos, info, index) if info else infos
+        self._waiting = flags[0] | flags[1]
+        return self._stack(), rewards, flags[0], flags[1], infos
+
+    def render(self) -> tuple:
+        """The rendered frame of each environment."""
+        return tuple(self._ask("render", dict.fromkeys(range(self.num_envs))).values())
+
+    @property
+    def inner(self) -> worker.Inner:
+        """What the environments are before any wrapper: their own spaces and render mode."""
+        return self._ask("inner", {0: None})[0]
+
+    def _stack(self) -> dict[str, np.ndarray]:
+        batch = {}
+        for key, space in self.single_observation_space.items():
+            values = np.empty((self.num_envs, *space.shape), space.dtype)
+            for index, row in enumerate(self._rows):
+                values[index] = row[key]
+            batch[key] = values
+        return batch
+
+
+class SerialVectorEnv(BatchedEnv):
+    """The environments run one after the other in this process."""
+
+    def __init__(self, constructors: Sequence[Callable[[], gymnasium.Env]]):
+        self.envs = [constructor() for constructor in constructors]
+        self._describe([(env.observation_space, env.action_space) for env in self.envs])
+
+    def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
+        return {i: worker.perform(self.envs[i], command, arg) for i, arg in arguments.items()}
+
+    def close_extras(self, **kwargs) -> None:
+        """Close every environment."""
+        for env in self.envs:
+            env.close()
+
+
+class ProcessVectorEnv(BatchedEnv):
+    """Every environment runs in a process of its own.
+
+    The processes are new Python interpreters, not forks, because a fork of a process that runs
+    TensorFlow can hang. They do not import the main script, so it needs no ``__main__`` guard, and
+    they never import TensorFlow unless the environment itself does. They end when this process
+    ends, however it ends.
+
+    Args:
+      constructors: they travel by cloudpickle.
+      restarts: how often, for each environment, a worker that hangs or dies is started again; its
+        episode is marked as truncated. (Exceptions are handled inside the worker, by ``Restart``.)
+      timeout: seconds that a worker may take to answer; 0 waits forever.
+
+    Raises (in any method):
+      The environment's own exception, caused by one that shows the worker's traceback;
+      TimeoutError, with the place where the worker hung; ConnectionError, if a worker died.
+      All workers are closed before that.
+    """
+
+    def __init__(
+        self,
+        constructors: Sequence[Callable[[], gymnasium.Env]],
+        restarts: int = 0,
+        timeout: float = 0,
+    ):
+        self._timeout = timeout
+        self._deadline = math.inf  # for all workers together, see hurry
+        self._left = [restarts] * len(constructors)
+        self._constructors = [cloudpickle.dumps(constructor) for constructor in constructors]
+        self._workers: list[_Worker] = []
+        try:
+            for payload in self._constructors:  # one by one: an interrupt must find all of them
+                self._workers.append(_Worker(payload))
+            self._describe([w.receive("start", 0) for w in self._workers])
+        except BaseException:
+            self.close()
+            raise
+
+    def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
+        try:
+            for index, argument in arguments.items():
+                self._workers[index].send(command, argument)
+            results = {}
+            for index in arguments:
+                try:
+                    results[index] = self._receive(index, command)
+                except (TimeoutError, ConnectionError) as error:
+                    results[index] = self._revive(index, command, error)
+            return results
+        except BaseException:
+            self.close(terminate=True)
+            raise
+
+    def hurry(self, seconds: float = 5.0) -> None:
+        """The run is being stopped: wait for workers no longer than this from now on.
+
+        The episode of one that has not answered by then is marked as truncated.
+        """
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def _receive(self, index: int, command: str) -> Any:
+        return self._workers[index].receive(command, self._timeout, lambda: self._deadline)
+
+    def _revive(self, index: int, command: str, error: Exception) -> Any:
+        """Start a dead or hung worker again and answer in its place."""
+        if command == "step" and time.monotonic() >= self._deadline:
+            self._workers[index].close(terminate=True)
+            return self._rows[index], 0.0, False, True, {}
+        if self._left[index] <= 0 or command in ("render", "inner"):
+            raise error
+        self._left[index] -= 1
+        _log.warning(
+            "Environment %d is started again (%d restarts left). %s",
+            index,
+            self._left[index],
+            error,
+        )
+        self._workers[index].close(terminate=True)
+        self._workers[index] = _Worker(self._constructors[index])
+        self._workers[index].receive("start", 0)
+        if command == "step":
+            return self._rows[index], 0.0, False, True, {}
+        # The constructor's own seed would play the first episode again.
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._workers[index].send("reset", (seed, None))
+        return self._receive(index, "reset")
+
+    def close_extras(self, terminate: bool = False, **kwargs) -> None:
+        """Close every environment and wait until its process has ended."""
+        for process in self._workers:
+            process.close(terminate)
+
+
+class _Worker:
+    """This process's end of one worker process."""
+
+    PATIENCE = 5.0  # seconds between asking a worker to close and killing it
+    SLICE = 0.5  # seconds between two looks at the deadline while a worker does not answer
+
+    def __init__(self, constructor: bytes):
+        self._dump = tempfile.TemporaryFile()
+        self._pipe, other = Pipe()
+        environment = {**_THREADS, **os.environ, "PYTHONPATH": os.pathsep.join(_import_path())}
+        files = (other.fileno(), self._dump.fileno())
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _MAIN, *map(str, files)],
+            env=environment,
+            pass_fds=files,
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C reaches the whole terminal group: the main process decides what ends when.
+            start_new_session=True,
+        )
+        other.close()
+        self.send("start", constructor)
+
+    def send(self, command: str, argument: Any) -> None:
+        """Ask for a command; a worker that is gone is reported by ``receive``."""
+        try:
+            self._pipe.send((command, argument))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def receive(
+        self, command: str, timeout: float, deadline: Callable[[], float] = lambda: math.inf
+    ) -> Any:
+        """The answer to the command, or the worker's exception, raised here."""
+        latest = time.monotonic() + (timeout if timeout > 0 else math.inf)
+        while not self._pipe.poll(max(0.0, min(self.SLICE, latest - time.monotonic()))):
+            if time.monotonic() >= min(latest, deadline()):
+                raise TimeoutError(
+                    f"The environment did not finish '{command}' within env_timeout = {timeout:g} "
+                    f"seconds, or before the run was stopped. It hangs here:\n{self._where()}"
+                )
+        try:
+            result, failure = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            status = self._process.wait()
+            raise ConnectionError(
+                f"The environment's process ended in '{command}' with exit status {status}.\n"
+                f"{self._read_dump()}"
+            ) from None
+        if failure is not None:
+            raise failure.rebuild()
+        return result
+
+    def close(self, terminate: bool = False) -> None:
+        """End the process: politely, then by force."""
+        if not terminate and self._process.poll() is None:
+            self.send("close", None)
+            try:
+                self._process.wait(self.PATIENCE)
+            except subprocess.TimeoutExpired:
+                pass
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+        self._dump.close()
+
+    def _where(self) -> str:
+        self._process.send_signal(worker.DUMP_SIGNAL)
+        time.sleep(0.2)  # the worker has no other way to say that it is done writing
+        return self._read_dump()
+
+    def _read_dump(self) -> str:
+        self._dump.seek(0)
+        return self._dump.read().decode(errors="replace").strip()
+
+
+def _import_path() -> Iterable[str]:
+    """Where this process finds modules; '' (the working directory) spelled out."""
+    return [path or os.getcwd() for path in sys.path]

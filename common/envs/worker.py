@@ -1,0 +1,130 @@
+"""The process in which ``vector.ProcessVectorEnv`` runs one environment.
+
+``main`` finds two inherited file descriptors in sys.argv[1:]: a pipe and a file for stack dumps.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import cloudpickle
+import gymnasium
+
+DUMP_SIGNAL = signal.SIGUSR1  # asks a hung worker to write where it is
+serving = False  # whether this process is such a worker
+
+
+class WorkerTraceback(Exception):
+    """The traceback of an exception in a worker, as text; the cause of what is raised."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+@dataclass
+class Failure:
+    """An exception on its way from the worker to the main process."""
+
+    error: bytes  # pickled; empty if that failed
+    summary: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Pack an exception that is being handled."""
+        try:
+            packed = cloudpickle.dumps(error)
+            cloudpickle.loads(packed)  # some exceptions pickle but cannot be made again
+        except Exception:
+            packed = b""
+        summary = f"{type(error).__name__}: {error}"
+        return cls(packed, summary, traceback.format_exc())
+
+    def rebuild(self) -> Exception:
+        """The exception, with the worker's traceback as its cause."""
+        error = cloudpickle.loads(self.error) if self.error else RuntimeError(self.summary)
+        error.__cause__ = WorkerTraceback(self.trace)
+        return error
+
+
+class Inner(NamedTuple):
+    """What an environment is before the wrappers of this package: its own spaces and rendering."""
+
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+    render_mode: str | None
+
+
+def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
+    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render', 'inner'."""
+    if command == "step":
+        return env.step(argument)
+    if command == "reset":
+        seed, options = argument
+        return env.reset(seed=seed, options=options)
+    if command == "render":
+        return env.render()
+    if command == "inner":
+        inner = env.unwrapped
+        return Inner(inner.observation_space, inner.action_space, inner.render_mode)
+    raise ValueError(f"Unknown command '{command}'.")
+
+
+def work_ahead(env: gymnasium.Env | None) -> bool:
+    """Give an environment with a method `work_ahead` a moment; False if it has nothing to do."""
+    method = getattr(env.unwrapped, "work_ahead", None) if env is not None else None
+    return method is not None and method()
+
+
+def serve(pipe: Connection) -> None:
+    """Answer commands by (result, None) or (None, Failure), until 'close' or the pipe's end.
+
+    An environment may have a method `work_ahead() -> bool`, a moment of work ahead of time. It is
+    called between commands, until it returns False.
+    """
+    env = None
+    while True:
+        try:
+            while not pipe.poll() and work_ahead(env):
+                pass
+            command, argument = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            command = "close"  # the main process is gone
+        if command == "close":
+            if env is not None:
+                env.close()
+            return
+        try:
+            if command == "start":
+                env = cloudpickle.loads(argument)()
+                answer = (env.observation_space, env.action_space)
+            else:
+                answer = perform(env, command, argument)
+            pipe.send((answer, None))
+        except Exception as error:
+            pipe.send((None, Failure.of(error)))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the main one has ended, even while an environment hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve the pipe given on the command line."""
+    global serving
+    serving = True
+    pipe, dump = (int(descriptor) for descriptor in sys.argv[1:3])
+    faulthandler.enable(dump)  # also names the place of a crash in compiled code
+    faulthandler.register(DUMP_SIGNAL, dump)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    serve(Connection(pipe))
