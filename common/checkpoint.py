@@ -1,0 +1,308 @@
+"""Checkpoints: whole or not at all, and safe to load from strangers.
+
+Layout: ``DIRECTORY/{step:012d}/`` (``{step:012d}-{n}`` where a step was saved again) holds
+``variables.npz`` (every array as it is: no pickle, nothing to unpack), ``state.json`` and, written
+last, ``complete.json`` with the format version, the step, and the size and SHA-256 of the other
+two. The folder has a temporary name until all of it is on the disk.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamerv2.common.arrayfile import Malformed, read_arrays, write_arrays
+from dreamerv2.common.errors import UserError
+
+FORMAT = 1
+VARIABLES, STATE, MARKER = "variables.npz", "state.json", "complete.json"
+MAX_MARKER = 1 << 16  # Bytes; read before anything about the folder is known to be true.
+TEMPORARY = ".saving-"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; the message says in what way."""
+
+
+class Version(NamedTuple):
+    """One saved checkpoint, complete or not. Versions sort by age."""
+
+    step: int
+    number: int
+    path: Path
+
+
+class Checkpoint:
+    """Saves and loads the state of a run in versions, of which the newest ``keep`` stay.
+
+    Args:
+        directory: folder of the versions; created by the first save.
+        keep: complete versions that remain after a save, at least 1.
+        readonly: for readers of a run that another process may be writing. Nothing is removed.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 2, readonly: bool = False):
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}.")
+        self._directory = Path(directory)
+        self._keep = keep
+        self._readonly = readonly
+        self._damaged: list[Version] = []
+        if not readonly:
+            self._remove_leftovers()
+
+    def exists(self) -> bool:
+        """Whether anything was saved here, be it damaged: a run must not silently start anew."""
+        return bool(self._versions())
+
+    def save(self, step: int, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
+        """Write a version, then remove those it makes superfluous; return its folder.
+
+        The same step may be saved again and replaces its former version. Whatever goes wrong,
+        no half-written folder stays behind and the versions before remain.
+
+        Args:
+            step: agent steps. Not below the newest version's, which would be loaded instead.
+            arrays: name -> numeric array. Items are converted one at a time, so that a mapping of
+                TensorFlow variables needs no second copy of the model.
+            state: everything else, as JSON can hold it.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+            ValueError, TypeError: the contents cannot be stored, or the step runs backwards.
+        """
+        if self._readonly:
+            raise ValueError("This checkpoint was opened for reading only.")
+        text = json.dumps(dict(state)).encode()
+        target = self._next_path(int(step))
+        temporary = self._directory / f"{TEMPORARY}{target.name}"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            _write(temporary, int(step), arrays, text)
+            os.rename(temporary, target)
+            _fsync(self._directory)
+        except OSError as error:
+            raise UserError(
+                f"Could not save a checkpoint in {self._directory} ({error.strerror or error}); "
+                f"{self._what_is_left()}"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._prune()
+        return target
+
+    def load(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
+        """Return (step, arrays, state) of the newest version, or None if nothing was saved.
+
+        A damaged version is passed over with a warning, for the one before it.
+
+        Raises:
+            UserError: all versions are damaged, or the newest is of a later format.
+        """
+        self._damaged = []
+        versions = self._versions()
+        for version in reversed(versions):
+            try:
+                loaded = _read(version)
+            except Damaged as damage:
+                if not version.path.exists():  # Pruned by the running process: look again.
+                    return self.load()
+                self._damaged.append(version)
+                print(f"Warning: checkpoint {version.path} is damaged ({damage}).", flush=True)
+                continue
+            if self._damaged:
+                print(f"Warning: using the checkpoint of step {loaded[0]} instead.", flush=True)
+            return loaded
+        if not versions:
+            return None
+        raise UserError(
+            f"Every checkpoint in {self._directory} is damaged; put a good copy there, or start "
+            "anew with another --logdir."
+        )
+
+    def _versions(self) -> list[Version]:
+        if not self._directory.is_dir():
+            return []
+        return sorted(filter(None, map(_version, self._directory.iterdir())))
+
+    def _next_path(self, step: int) -> Path:
+        good = [x for x in self._versions() if x not in self._damaged]
+        if good and step < good[-1].step:
+            raise ValueError(
+                f"Step {step} is before the newest checkpoint {good[-1].path}; load it first."
+            )
+        numbers = [x.number for x in self._versions() if x.step == step]
+        suffix = f"-{max(numbers) + 1}" if numbers else ""
+        return self._directory / f"{step:012d}{suffix}"
+
+    def _prune(self) -> None:
+        """Keep the newest versions of different steps; damaged ones have done their duty."""
+        newest: dict[int, Version] = {}
+        for version in self._versions():
+            if version not in self._damaged:
+                newest[version.step] = version
+        kept = list(newest.values())[-self._keep :]
+        for version in self._versions():
+            if version not in kept:
+                self._remove(version.path)
+        self._damaged = []
+
+    def _remove_leftovers(self) -> None:
+        if self._directory.is_dir():
+            for path in self._directory.glob(f"{TEMPORARY}*"):
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a folder under a name that nobody takes for a version, were it interrupted.
+
+        A network disk may refuse while somebody reads; that is worth a line, not the run.
+        """
+        try:
+            if not path.name.startswith(TEMPORARY):
+                path = path.rename(path.with_name(f"{TEMPORARY}{path.name}"))
+            shutil.rmtree(path)
+        except OSError as error:
+            print(f"Warning: cannot remove {path} ({error.strerror}).", flush=True)
+
+    def _what_is_left(self) -> str:
+        good = [x for x in self._versions() if x not in self._damaged]
+        last = f"that of step {good[-1].step} is intact; " if good else ""
+        return f"{last}make room or make it writable, then run the same command again."
+
+
+def load_version(
+    path: str | os.PathLike,
+) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
+    """Load one version by its folder, such as ``checkpoints/000000100000``; changes nothing.
+
+    Returns:
+        (step, arrays, state), or None if the folder is not called like a version.
+
+    Raises:
+        UserError: it is damaged, or of a later format.
+    """
+    version = _version(Path(path))
+    if version is None:
+        return None
+    try:
+        return _read(version)
+    except Damaged as damage:
+        raise UserError(f"Checkpoint {path} is damaged ({damage}); choose another one.") from None
+
+
+def compare(
+    expected: Mapping[str, tuple[tuple[int, ...], Any]], arrays: Mapping[str, Any], limit: int = 5
+) -> list[str]:
+    """Return how ``arrays`` differ from what a model needs, one phrase per entry.
+
+    Args:
+        expected: name -> (shape, dtype) of the model.
+        arrays: name -> array of a checkpoint.
+        limit: after so many phrases the rest is counted.
+    """
+    phrases = []
+    for name in sorted(expected.keys() | arrays.keys()):
+        if name not in arrays:
+            phrases.append(f"{name} is missing in the checkpoint")
+        elif name not in expected:
+            phrases.append(f"{name} is unknown to this model")
+        else:
+            phrases.extend(_differences(name, *expected[name], arrays[name]))
+    rest = len(phrases) - limit
+    return phrases if rest <= 0 else [*phrases[:limit], f"and {rest} more"]
+
+
+def _version(path: Path) -> Version | None:
+    match = re.fullmatch(r"(\d{12,})(?:-(\d+))?", path.name)
+    return Version(int(match[1]), int(match[2] or 0), path) if match else None
+
+
+def _differences(name: str, shape: tuple[int, ...], dtype: Any, array: np.ndarray) -> list[str]:
+    if tuple(shape) != array.shape:
+        return [f"{name} is {list(array.shape)} in the checkpoint, {list(shape)} in this model"]
+    if np.dtype(dtype) != array.dtype:
+        return [f"{name} is {array.dtype} in the checkpoint, {np.dtype(dtype)} in this model"]
+    return []
+
+
+def _write(folder: Path, step: int, arrays: Mapping[str, Any], state: bytes) -> None:
+    """Fill a new folder and have it on the disk, the marker last."""
+    with (folder / VARIABLES).open("wb") as file:
+        write_arrays(file, arrays)
+        _fsync_file(file)
+    _write_bytes(folder / STATE, state)
+    files = {name: _fingerprint(folder / name) for name in (VARIABLES, STATE)}
+    marker = {"format": FORMAT, "step": step, "files": files}
+    _write_bytes(folder / MARKER, json.dumps(marker, indent=1).encode())
+    _fsync(folder)
+
+
+def _read(version: Version) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        _check_marker(version)
+        state = json.loads((version.path / STATE).read_bytes())
+        arrays = read_arrays(version.path / VARIABLES)
+    except Malformed as error:
+        raise Damaged(f"{VARIABLES}: {error}") from error
+    except OSError as error:
+        raise Damaged(f"{Path(error.filename or version.path).name}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"no JSON: {error}") from error
+    if not isinstance(state, dict):
+        raise Damaged(f"{STATE} holds no object")
+    return version.step, arrays, state
+
+
+def _check_marker(version: Version) -> None:
+    """Compare the folder with its marker before anything else in it is looked at."""
+    with (version.path / MARKER).open("rb") as file:
+        marker = json.loads(file.read(MAX_MARKER))
+    if not isinstance(marker, dict) or not isinstance(marker.get("format"), int):
+        raise Damaged(f"{MARKER} is no marker")
+    if marker["format"] > FORMAT:
+        raise UserError(
+            f"Checkpoint {version.path} has format {marker['format']}, but this program knows "
+            f"formats up to {FORMAT}; use the newer program that wrote it."
+        )
+    if marker.get("step") != version.step:
+        raise Damaged("its step is not that of the folder")
+    files = marker.get("files")
+    if not isinstance(files, dict):
+        raise Damaged(f"{MARKER} names no files")
+    for name in (VARIABLES, STATE):
+        if _fingerprint(version.path / name) != files.get(name):
+            raise Damaged(f"{name} is not what was saved")
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        _fsync_file(file)
+
+
+def _fsync_file(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,200 @@
+"""metrics.jsonl: one JSON object a line, one line a step, whole whatever happens."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamerv2.common.errors import UserError
+
+FILENAME = "metrics.jsonl"
+
+
+class JSONLOutput:
+    """Writes scalars to ``LOGDIR/metrics.jsonl``, as ``{"step": frames, name: value, ...}``.
+
+    The file has one line a step: when the same step is written again, its line is replaced by one
+    that holds both, and a name logged several times at one step (the returns of several episodes)
+    is their mean. Every line is on file when ``write`` returns. NaN and infinity are no JSON; they
+    become null, which pandas reads as NaN.
+
+    At the start the file is repaired: lines that are no JSON object with a step (a process was
+    killed, a disk was full) are dropped, and so are values that would make a metric's steps
+    stand still or run backwards.
+
+    Args:
+        logdir: folder of the file; created if missing.
+        start_step: environment frames of the checkpoint the run continues from (0 for none);
+            lines beyond it are cut, because the run will write them again. None keeps them.
+
+    Raises:
+        UserError: the file cannot be read or written, now or in a later call.
+    """
+
+    def __init__(self, logdir: str | os.PathLike, start_step: int | None = None):
+        self._path = Path(logdir) / FILENAME
+        self._fd: int | None = None
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            repair(self._path, start_step)
+            # Not in append mode: the last line is written in place when its step comes again.
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._line = _last_line(self._fd)
+        except OSError as error:
+            self.close()
+            raise self._error(error) from error
+        self._offset = os.fstat(self._fd).st_size - len(self._line)
+        self._step, self._values = _collected(self._line)
+
+    def write(self, step: int, entries: Sequence[Any]) -> None:
+        """Put the scalars among the entries (kind, name, value) on file."""
+        scalars = [(name, value) for kind, name, value in entries if kind == "scalar"]
+        if not scalars:
+            return
+        if step != self._step:
+            self._offset += len(self._line)
+            self._step, self._values, self._line = step, {}, b""
+        for name, value in scalars:
+            self._values.setdefault(name, []).append(value)
+        line = _dump({"step": step} | {name: _mean(x) for name, x in self._values.items()})
+        try:
+            self._replace(line)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def flush(self) -> None:
+        """Return when the lines are on the disk itself, safe from a power cut."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def close(self) -> None:
+        """Close the file. Closing twice is fine."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _replace(self, line: bytes) -> None:
+        """Write ``line`` over the current one, in one call unless the system splits it."""
+        try:
+            _pwrite(self._fd, line, self._offset)
+            if len(line) < len(self._line):
+                os.ftruncate(self._fd, self._offset + len(line))
+        except OSError:
+            os.ftruncate(self._fd, self._offset)
+            _pwrite(self._fd, self._line, self._offset)  # Fits: it was there before.
+            raise
+        self._line = line
+
+    def _error(self, error: OSError) -> UserError:
+        return UserError(
+            f"Cannot write {self._path} ({error.strerror}); make room or make it writable and "
+            "run the same command again."
+        )
+
+
+def repair(path: Path, start_step: int | None = None) -> None:
+    """Drop from a metrics file what ``JSONLOutput`` promises not to be there, and say so.
+
+    The file is replaced by a whole new one, or left alone if nothing is wrong with it. Raises
+    OSError.
+    """
+    if not path.exists():
+        return
+    counts = {"damaged": 0, "cut": 0, "repeated": 0}
+    temporary = path.with_name(f".{path.name}.tmp")
+    with path.open("rb") as source:
+        for _ in _sound_lines(source, start_step, counts):
+            pass  # A sound file is only read: that needs no room on the disk.
+    if not any(counts.values()):
+        return
+    try:
+        with path.open("rb") as source, temporary.open("wb") as target:
+            target.writelines(_sound_lines(source, start_step, dict(counts)))
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(temporary, path)
+        _report(path, counts, start_step)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sound_lines(
+    lines: Iterable[bytes], start_step: int | None, counts: dict[str, int]
+) -> Iterator[bytes]:
+    last: dict[str, int] = {}
+    for line in lines:
+        entry = _parse(line)
+        if entry is None:
+            counts["damaged"] += 1
+            continue
+        step = entry["step"]
+        if start_step is not None and step > start_step:
+            counts["cut"] += 1
+            continue
+        fresh = {k: v for k, v in entry.items() if k != "step" and step > last.get(k, -1)}
+        last.update(dict.fromkeys(fresh, step))
+        if len(fresh) == len(entry) - 1:
+            yield line
+            continue
+        counts["repeated"] += 1
+        if fresh:
+            yield _dump({"step": step} | fresh)
+
+
+def _report(path: Path, counts: dict[str, int], start_step: int | None) -> None:
+    reasons = {
+        "damaged": "{} damaged line(s) dropped",
+        "cut": f"{{}} line(s) after step {start_step} cut",
+        "repeated": "{} line(s) with steps that do not increase dropped",
+    }
+    parts = [reasons[name].format(count) for name, count in counts.items() if count]
+    print(f"Repaired {path}: {', '.join(parts)}.", flush=True)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the object of a whole line with a step, else None."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = line.endswith(b"\n") and isinstance(entry, dict)
+    return entry if whole and type(entry.get("step")) is int and entry["step"] >= 0 else None
+
+
+def _collected(line: bytes) -> tuple[int | None, dict[str, list[Any]]]:
+    """Return the step and the values of a line that an earlier process wrote."""
+    entry = _parse(line) or {}
+    step = entry.pop("step", None)
+    entry = {name: math.nan if x is None else x for name, x in entry.items()}
+    return step, {name: [x] for name, x in entry.items() if isinstance(x, int | float)}
+
+
+def _last_line(fd: int) -> bytes:
+    """Return the last line of a repaired file, empty for an empty file."""
+    end = os.fstat(fd).st_size
+    length = 4096
+    while True:
+        tail = os.pread(fd, length, max(0, end - length))
+        start = tail.rfind(b"\n", 0, -1)
+        if start >= 0 or length >= end:
+            return tail[start + 1 :]
+        length *= 2
+
+
+def _mean(values: Sequence[int | float]) -> int | float | None:
+    mean = values[0] if len(values) == 1 else sum(values) / len(values)
+    return mean if math.isfinite(mean) else None
+
+
+def _dump(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, allow_nan=False).encode() + b"\n"
+
+
+def _pwrite(fd: int, data: bytes, offset: int) -> None:
+    while data:
+        count = os.pwrite(fd, data, offset)
+        data, offset = data[count:], offset + count

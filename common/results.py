@@ -1,0 +1,135 @@
+"""The file formats of results: metrics of a run, binned runs, curves. Reading and writing.
+
+metrics.jsonl   one JSON object a line, each metric in some of the lines
+*.json          binned results of the 2021 release: a list of {task, method, seed, xs, ys}
+*.csv           curves in the format of scores/: task, method, step, mean, std, seeds
+"""
+
+import csv
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamerv2.common.errors import UserError
+
+CURVE_COLUMNS = ["task", "method", "step", "mean", "std", "seeds"]
+CHUNK = 2**24  # bytes of a metrics file held at a time
+
+
+class Run(NamedTuple):
+    """One metric of one training run; xs and ys are float64 [N]."""
+
+    task: str
+    method: str
+    seed: str
+    xs: np.ndarray
+    ys: np.ndarray
+
+
+class Curve(NamedTuple):
+    """A metric summarized over seeds; xs, mid, low and high are float64 [N], NaN where unknown."""
+
+    task: str
+    method: str
+    xs: np.ndarray
+    mid: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def read_metrics(path: pathlib.Path, xaxis: str, yaxis: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Read two metrics from a metrics.jsonl of any size.
+
+    Returns xs [N], ys [N] from the lines that have both as finite numbers, and the number of
+    damaged lines: a crash cuts the last line, a full disk one in the middle.
+    """
+    marker = json.dumps(yaxis).encode()
+    pairs, damaged = [], 0
+    with path.open("rb") as file:
+        while lines := file.readlines(CHUNK):
+            lines = [line for line in map(bytes.strip, lines) if line]
+            # Decoding JSON is the slow part, and most lines of a run are about other metrics.
+            wanted = [line for line in lines if marker in line]
+            others = [line for line in lines if marker not in line]
+            damaged += sum(line[:1] != b"{" or line[-1:] != b"}" for line in others)
+            records = _decode(wanted)
+            damaged += len(wanted) - len(records)
+            pairs += [(r[xaxis], r[yaxis]) for r in records if xaxis in r and yaxis in r]
+    xs, ys = _finite(pairs)
+    return xs, ys, damaged
+
+
+def _decode(lines: list[bytes]) -> list[dict[str, Any]]:
+    """Parse JSON objects, leaving out the damaged ones."""
+    try:
+        records = json.loads(b"[" + b",".join(lines) + b"]")  # Twice as fast as line by line.
+        if len(records) != len(lines):  # Two damaged lines can join to a valid one.
+            raise ValueError
+    except ValueError:
+        records = [_decode_line(line) for line in lines]
+    return [record for record in records if isinstance(record, dict)]
+
+
+def _decode_line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _finite(pairs: list[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Split (x, y) pairs into two float64 arrays, without the pairs that are no finite numbers."""
+    numbers = [
+        p for p in pairs if isinstance(p[0], (int, float)) and isinstance(p[1], (int, float))
+    ]
+    xs, ys = np.array(numbers, np.float64).reshape(-1, 2).T
+    keep = np.isfinite(xs) & np.isfinite(ys)
+    return xs[keep], ys[keep]
+
+
+def metric_names(path: pathlib.Path) -> set[str]:
+    """Return the metrics that the first 1000 readable lines of a metrics.jsonl name."""
+    with path.open("rb") as file:
+        lines = [line for line, _ in zip(file, range(1000), strict=False)]
+    return {name for record in _decode(lines) for name in record}
+
+
+def read_results(path: pathlib.Path) -> list[Run] | None:
+    """Read the binned results of the 2021 release; None if the file holds something else."""
+    try:
+        entries = json.loads(path.read_text())
+        return [
+            Run(e["task"], e["method"], str(e["seed"]), *_finite([*zip(e["xs"], e["ys"])]))
+            for e in entries
+        ]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def read_curves(path: pathlib.Path) -> list[Curve] | None:
+    """Read a file of curves in the format of scores/; None if it has other columns."""
+    with path.open(newline="") as file:
+        header, *rows = [*csv.reader(file)] or [[]]
+    if header != CURVE_COLUMNS:
+        return None
+    names = dict.fromkeys((row[0], row[1]) for row in rows)
+    tables = {name: [row[2:5] for row in rows if (row[0], row[1]) == name] for name in names}
+    try:
+        return [_curve(name, np.array(table, np.float64)) for name, table in tables.items()]
+    except ValueError as error:
+        raise UserError(f"The curves in '{path}' should be numbers: {error}.") from error
+
+
+def _curve(name: tuple[str, str], table: np.ndarray) -> Curve:
+    """Make a curve with a band of one standard deviation from rows of step, mean, std."""
+    xs, mean, std = table.T
+    return Curve(*name, xs, mean, mean - std, mean + std)
+
+
+def write_results(path: pathlib.Path, runs: Sequence[Run]) -> None:
+    """Write binned runs in the format that read_results reads."""
+    entries = [run._replace(xs=run.xs.tolist(), ys=run.ys.tolist())._asdict() for run in runs]
+    path.write_text(json.dumps(entries))

@@ -1,0 +1,276 @@
+"""What every TensorFlow module here leans on: types, casts, loops, seeds, schedules, devices."""
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Nest = Any  # a tensor or a (nested) dict, list or tuple of tensors
+
+PRECISIONS = {"32": "float32", "16": "float16", "bfloat16": "bfloat16"}
+
+
+# --- device and compute type -------------------------------------------------------------
+
+
+def gpus() -> list:
+    """Return the GPUs that TensorFlow sees."""
+    return tf.config.list_physical_devices("GPU")
+
+
+def set_up_devices() -> str:
+    """Prepare the devices before first use and return a sentence on which will be used.
+
+    GPU memory is taken as needed, so that others can share the card.
+    """
+    for gpu in gpus():
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if gpus():
+        return f"Using {len(gpus())} GPU(s), with XLA."
+    return "No GPU was found: computing on the CPU."
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (Linux; elsewhere: no)."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()))
+    except OSError:
+        return False
+
+
+def compute_dtype(precision: str) -> tf.DType:
+    """Return the type matrices are multiplied in for ``--precision auto|32|16|bfloat16``.
+
+    auto: float16 on a GPU, bfloat16 on a CPU that has it in hardware, else float32.
+    """
+    if precision == "auto":
+        precision = "16" if gpus() else "bfloat16" if cpu_has_bfloat16() else "32"
+    return tf.as_dtype(PRECISIONS[precision])
+
+
+def wide(x: tf.Tensor) -> tf.Tensor:
+    """Return x in at least float32: the type of norms, distributions, sums and losses."""
+    return tf.cast(x, tf.float32) if x.dtype.size < 4 or not x.dtype.is_floating else x
+
+
+# --- weights -----------------------------------------------------------------------------
+
+
+class Init:
+    """Makes the variables of one part of a model: Glorot-uniform kernels, constant vectors.
+
+    Values come from a NumPy generator, so they depend on the seed alone and not on the device.
+
+    Args:
+        rng: source of the initial values.
+        dtype: compute type of the layers. Variables are float64 if it is, else float32.
+        path: prefix of the variables' names, such as ``world_model/rssm``.
+    """
+
+    def __init__(self, rng: np.random.Generator, dtype: Any = tf.float32, path: str = ""):
+        self.rng = rng
+        self.dtype = tf.as_dtype(dtype)
+        self.store = tf.float64 if self.dtype == tf.float64 else tf.float32
+        self.path = path
+
+    def __truediv__(self, name: str) -> "Init":
+        return Init(self.rng, self.dtype, f"{self.path}/{name}" if self.path else name)
+
+    def wide(self) -> "Init":
+        """The same with at least float32 as the compute type."""
+        return Init(self.rng, self.store, self.path)
+
+    def glorot(self, shape: tuple[int, ...], name: str = "kernel") -> tf.Variable:
+        """Uniform in +-sqrt(6 / (fan_in + fan_out)); leading dimensions are kernel windows."""
+        limit = np.sqrt(6 / (np.prod(shape[:-2]) * (shape[-2] + shape[-1])))
+        return self._variable(self.rng.uniform(-limit, limit, shape), name)
+
+    def fill(self, shape: tuple[int, ...], value: float, name: str) -> tf.Variable:
+        return self._variable(np.full(shape, value), name)
+
+    def _variable(self, value: np.ndarray, name: str) -> tf.Variable:
+        value = value.astype(self.store.as_numpy_dtype)
+        return tf.Variable(value, name=f"{self.path}/{name}")
+
+
+def named_variables(module: tf.Module) -> dict[str, tf.Variable]:
+    """Return every variable of the module under its path name, sorted by name."""
+    return {v.name.removesuffix(":0"): v for v in sorted(module.variables, key=lambda v: v.name)}
+
+
+_casts = threading.local()
+
+
+@contextlib.contextmanager
+def cast_once(*modules: tf.Module, dtype: tf.DType) -> Iterator[None]:
+    """Within the block, ``weight`` hands out one low-precision copy of each variable.
+
+    Without it a loop over time casts every weight at every step.
+    """
+    outer = getattr(_casts, "table", {})
+    if dtype.size < 4:
+        variables = [v for module in modules for v in module.variables]
+        _casts.table = {**outer, **{v.ref(): tf.cast(v, dtype) for v in variables}}
+    try:
+        yield
+    finally:
+        _casts.table = outer
+
+
+class LowPrecisionCopies:
+    """Copies of some modules' weights in the compute type, kept from one call to the next.
+
+    A policy step multiplies each weight with one or a few rows: casting them would take longer
+    than the step itself. Call `refresh` after every update of the weights; within `in_use`,
+    `weight` hands out the copies. They are no part of any tf.Module, so no checkpoint holds them.
+    """
+
+    def __init__(self, *modules: tf.Module, dtype: tf.DType):
+        weights = {v.ref(): v for module in modules for v in module.trainable_variables}
+        self._weights = list(weights.values()) if dtype.size < 4 else []
+        self._copies = [tf.Variable(tf.cast(v, dtype), trainable=False) for v in self._weights]
+
+    def refresh(self) -> None:
+        for copy, variable in zip(self._copies, self._weights):
+            copy.assign(tf.cast(variable, copy.dtype))
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        outer = getattr(_casts, "table", {})
+        _casts.table = {
+            variable.ref(): tf.convert_to_tensor(copy)
+            for copy, variable in zip(self._copies, self._weights)
+        }
+        try:
+            yield
+        finally:
+            _casts.table = outer
+
+
+def weight(variable: tf.Variable, dtype: tf.DType) -> tf.Tensor:
+    """Return the variable's value in the compute type."""
+    table = getattr(_casts, "table", {})
+    if variable.dtype == dtype:
+        return tf.convert_to_tensor(variable)
+    return table[variable.ref()] if variable.ref() in table else tf.cast(variable, dtype)
+
+
+@contextlib.contextmanager
+def recording(module: tf.Module) -> Iterator[tf.GradientTape]:
+    """A tape of only what depends on the module's trainable variables.
+
+    A plain tape would also walk backwards through every network that was merely read.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(module.trainable_variables)
+        yield tape
+
+
+# --- loops -------------------------------------------------------------------------------
+
+
+def scan(step: Callable[[Nest, Nest], Nest], inputs: Nest, start: Nest) -> Nest:
+    """Run ``state = step(state, inputs[t])`` over the leading axis and stack the states.
+
+    Args:
+        step: maps (state, inputs at t) to a state of the same structure, shapes and types.
+        inputs: nest of [T, ...] with static T.
+        start: the state before the first step.
+
+    Returns: nest like the state, each [T, ...].
+    """
+    inputs_flat = tf.nest.flatten(inputs)
+    length = inputs_flat[0].shape[0]
+    at = lambda t: tf.nest.pack_sequence_as(inputs, [x[t] for x in inputs_flat])  # noqa: E731
+    if tf.executing_eagerly():  # a plain loop, so that a debugger can step through it
+        states, state = [], start
+        for t in range(length):
+            state = step(state, at(t))
+            states.append(state)
+        return tf.nest.map_structure(lambda *xs: tf.stack(xs), *states)
+    return _graph_scan(step, inputs_flat, inputs, start, length)
+
+
+def _graph_scan(step, inputs_flat, inputs, start, length):
+    # One tf.while_loop: it traces in a second where an unrolled loop takes eight, and TensorArrays
+    # of static size compile under XLA.
+    arrays = [tf.TensorArray(x.dtype, length, element_shape=x.shape[1:]) for x in inputs_flat]
+    arrays = [array.unstack(x) for array, x in zip(arrays, inputs_flat, strict=True)]
+    states = [
+        tf.TensorArray(x.dtype, length, element_shape=x.shape) for x in tf.nest.flatten(start)
+    ]
+
+    def body(t, state, states):
+        now = tf.nest.pack_sequence_as(inputs, [array.read(t) for array in arrays])
+        state = step(state, now)
+        flat = tf.nest.flatten(state)
+        states = [array.write(t, x) for array, x in zip(states, flat, strict=True)]
+        return t + 1, state, states
+
+    loop = tf.while_loop(
+        lambda t, *_: t < length,
+        body,
+        (tf.constant(0), start, states),
+        parallel_iterations=1,
+        maximum_iterations=length,
+    )
+    return tf.nest.pack_sequence_as(start, [array.stack() for array in loop[2]])
+
+
+def swap_time(nest: Nest) -> Nest:
+    """[B, T, ...] <-> [T, B, ...] for every tensor of a nest."""
+    swap = lambda x: tf.transpose(x, (1, 0, *range(2, x.shape.rank)))  # noqa: E731
+    return tf.nest.map_structure(swap, nest)
+
+
+# --- randomness --------------------------------------------------------------------------
+
+
+def fold(seed: tf.Tensor, index: int) -> tf.Tensor:
+    """Return the seed of one part of a step: int32 [2] -> int32 [2], not negative."""
+    # XLA and TensorFlow make different numbers of a negative seed.
+    return tf.bitwise.bitwise_and(tf.random.experimental.stateless_fold_in(seed, index), 2**31 - 1)
+
+
+def uniform(shape, seed: tf.Tensor, index: int) -> tf.Tensor:
+    """Return stateless float32 noise in [0, 1) for one use of a step's seed.
+
+    Args:
+        shape: shape of the result.
+        seed: int32 [2], (stream, counter).
+        index: which use of this seed it is; every use needs its own.
+    """
+    # Philox by name: the automatic choice differs between devices. And floats from its bits by
+    # hand: XLA makes other ones of the same bits, a compiled update would draw other noise.
+    bits = tf.random.stateless_uniform(
+        shape, fold(seed, index), None, None, dtype=tf.uint32, alg="philox"
+    )
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2**-24
+
+
+# --- schedules ---------------------------------------------------------------------------
+
+SCHEDULES = {
+    "linear": lambda step, a, b, n: a + (b - a) * tf.clip_by_value(step / n, 0, 1),
+    "warmup": lambda step, n, v: v * tf.clip_by_value(step / n, 0, 1),
+    "exp": lambda step, a, b, half: b + (a - b) * 0.5 ** (step / half),
+    "horizon": lambda step, a, b, n: 1 - 1 / (a + (b - a) * tf.clip_by_value(step / n, 0, 1)),
+}
+
+
+def schedule(spec: float | str, step: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """Return the value of a number or schedule string at an agent step.
+
+    linear(a,b,n): from a to b in n steps. warmup(n,v): from 0 to v in n steps. exp(a,b,half): from
+    a towards b, half of the way every `half` steps. horizon(a,b,n): 1 - 1/h, h linear from a to b.
+    """
+    step = tf.cast(step, dtype)
+    match = re.fullmatch(r"\s*(\w+)\((.*)\)\s*", str(spec))
+    if not match:
+        return tf.constant(float(spec), dtype)
+    return SCHEDULES[match[1]](step, *(float(x) for x in match[2].split(",")))

@@ -1,0 +1,91 @@
+"""Videos as animated GIFs, encoded in this process by Pillow: no ffmpeg, no pipes."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FPS = 20  # Default playback speed, frames per second.
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Return images of any leading shape [..., C] as uint8; floats are taken to lie in [0, 1].
+
+    Values outside are clipped and NaN becomes black, so that a diverging model is still seen.
+    """
+    frames = np.asarray(frames)
+    if frames.dtype == np.uint8:
+        return frames
+    if frames.dtype == bool:
+        return frames.astype(np.uint8) * 255
+    if np.issubdtype(frames.dtype, np.integer):
+        return np.clip(frames, 0, 255).astype(np.uint8)
+    scaled = np.nan_to_num(frames.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+    return (np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
+    """Encode a video as a GIF that loops forever.
+
+    Args:
+        frames: [T, H, W, C] uint8, or float in [0, 1]; C is 1 (exact) or 3 (256
+            colours).
+        fps: frames per second. GIF counts in hundredths of a second and browsers slow down
+            anything below two of them, so 50 is the fastest.
+
+    Raises:
+        ValueError: the frames have another shape.
+    """
+    frames = to_uint8(frames)
+    if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
+        raise ValueError(f"A video must be [T, H, W, 1 or 3], not {list(frames.shape)}.")
+    images = [_image(frame) for frame in frames]
+    if frames.shape[-1] == 3:
+        palette = _palette(frames)
+        images = [x.quantize(palette=palette, dither=Image.Dither.NONE) for x in images]
+    hundredths = max(2, round(100 / fps))
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=10 * hundredths,
+        loop=0,
+    )
+    return buffer.getvalue()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode one image [H, W, C], uint8 or float in [0, 1], C of 1 or 3, as a PNG."""
+    image = to_uint8(image)
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
+        raise ValueError(f"An image must be [H, W, 1 or 3], not {list(image.shape)}.")
+    buffer = io.BytesIO()
+    _image(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = FPS) -> None:
+    """Write ``frames`` (as for ``encode_gif``) to ``path``, creating its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_gif(frames, fps))
+
+
+def _image(frame: np.ndarray) -> Image.Image:
+    frame = np.ascontiguousarray(frame)
+    return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+
+
+def _palette(frames: np.ndarray) -> Image.Image:
+    """Return an image with 256 colours that suit a whole video [T, H, W, 3].
+
+    A palette per frame would take 75 ms each for 192 x 384 pixels instead of 4, and flicker. The
+    colours come from whole frames, evenly spread, so that small objects are not sampled away.
+    """
+    stride = -(-frames.size // (3 * 2**18))
+    sample = frames[::stride]
+    return _image(sample.reshape(-1, *sample.shape[2:])).quantize(256)

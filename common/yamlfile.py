@@ -1,0 +1,83 @@
+"""YAML files: mappings in, mappings out, and a sentence with file and line for a broken one."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from dreamerv2.common.errors import UserError
+
+
+class _Representer(SafeRepresenter):
+    """Writes all text but plain words in double quotes, where every character survives.
+
+    Left to itself, ruamel.yaml writes a few texts (`:0` within braces) that it cannot read again.
+    """
+
+    def represent_str(self, data: str) -> ScalarNode:
+        style = None if re.fullmatch(r"[A-Za-z_][\w./-]*", data, re.ASCII) else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
+def read_yaml(path: str | Path, depth: int = 1) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping (depth 1), or a mapping of mappings (depth 2).
+
+    Raises:
+        UserError: names the file and, for broken YAML, the line.
+    """
+    try:
+        content = _yaml().load(Path(path).read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(error.problem or error.context).split())
+        raise UserError(f"{path}{line}: this is not valid YAML: {problem}.") from None
+    except (
+        YAMLError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+    ) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: this is not valid YAML: {problem}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    entries = list(content.values()) if depth == 2 and isinstance(content, dict) else []
+    if not all(isinstance(entry, dict) for entry in [content, *entries]):
+        raise UserError(
+            f"{path}: this must be a mapping of names to {'mappings' if entries else 'values'}."
+        )
+    return content
+
+
+def write_yaml(path: str | Path, content: dict[str, Any]) -> None:
+    """Write nested plain dicts and lists, complete or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        _yaml().dump(content, file)
+    draft.replace(path)
+
+
+def _yaml() -> YAML:
+    # pure: the compiled parser speaks YAML 1.1, for which 1e-4 is text.
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 1_000_000  # Folding long text would change its spaces.
+    return yaml
