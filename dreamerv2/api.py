@@ -1,0 +1,175 @@
+"""DreamerV2 as a library: train on your own environment, then play what was learned.
+
+import dreamerv2.api as dv2
+
+config = dv2.defaults.update({"logdir": "~/logdir/mine", "prefill": 1e5}).parse_flags()
+dv2.train(env, config)
+
+policy = dv2.load("~/logdir/mine")
+policy.reset()
+action = policy(obs)  # as often as you like, in a loop of your own
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamerv2 import rules, saved
+from dreamerv2 import train as trainer
+from dreamerv2.common import envs, paths
+from dreamerv2.common.config import Config
+from dreamerv2.common.envs import gym, spacefile, wrappers
+from dreamerv2.common.errors import UserError, end_scripts_plainly
+from dreamerv2.common.logger import Output
+
+__all__ = ["Policy", "UserError", "configs", "defaults", "load", "train"]
+
+configs: dict[str, dict] = paths.load_configs()  # name -> what it changes
+defaults: Config = Config(configs.pop("defaults"))
+end_scripts_plainly()
+
+
+def train(env: Any, config: Config, outputs: Sequence[Output] | None = None) -> None:
+    """Train on an environment, or evaluate or dream where config.mode says so.
+
+    Metrics, replay and checkpoints go to config.logdir; a run that is there continues. Ctrl-C stops
+    after the step in flight and saves.
+
+    Args:
+        env: an environment with the API of gymnasium or of any gym; evaluation then interrupts the
+            training episode, and the environment stays open. Or a function that makes one: then
+            there can be several (config.envs), and evaluation has its own.
+        config: `defaults`, changed by `update` and `parse_flags`. config.task only names the run.
+        outputs: where metrics go, instead of terminal, metrics.jsonl and TensorBoard.
+
+    Raises:
+        UserError: something that the caller can put right, in a sentence.
+    """
+    if config.task == defaults.task:
+        config = config.update({"task": f"{trainer.CUSTOM}{_name(env)}"})
+    rules.validate(config)
+    make_envs = _from_function(env, config) if _makes_envs(env) else _from_object(env, config)
+    trainer.run(config, make_envs, outputs)
+
+
+def load(logdir: str | Path, env: Any = None) -> "Policy":
+    """Load what a run has learned so far, to play with it.
+
+    Args:
+        logdir: of the run; it may still be training.
+        env: an environment (or a function that makes one) whose spaces count instead of those that
+            the run wrote down.
+
+    Raises:
+        UserError: there is no run or no checkpoint, or it was made for other spaces.
+    """
+    run = Path(logdir).expanduser()
+    where = defaults.update({"logdir": str(run), "mode": "eval"})
+    config = saved.base_config(where, {"defaults": defaults})
+    weights = saved.read_weights(config)
+    replica = spacefile.Replica(*(_spaces(env) if env else spacefile.load(run)), config)
+    agent = trainer.make_agent(config, *saved.describe(replica))
+    saved.load_weights(agent, weights)
+    return Policy(agent, replica, config)
+
+
+class Policy:
+    """Plays one environment the way evaluation does: `policy(obs) -> action`.
+
+    Observations and actions are the environment's own: an int for Discrete, an array in the range
+    of a Box. A call is one agent step; the action is to be repeated config.action_repeat times.
+
+    Attributes: `config`, of the run.
+    """
+
+    def __init__(self, agent: Any, replica: spacefile.Replica, config: Config):
+        self.config = config
+        self._agent, self._replica = agent, replica
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen: the next observation is the first of an episode."""
+        self._state: Any = None
+
+    def __call__(self, obs: Any) -> Any:
+        """Choose an action for an observation.
+
+        Raises:
+            UserError: the observation does not fit the spaces; names the key.
+        """
+        batch = {key: value[None] for key, value in self._replica.observe(obs).items()}
+        batch["is_first"] = np.array([self._state is None])
+        outputs, self._state = self._agent.policy(batch, self._state, mode="eval")
+        return self._replica.act(outputs["action"][0])
+
+
+def _makes_envs(env: Any) -> bool:
+    """Whether it is a function, or a class, rather than an environment."""
+    return inspect.isclass(env) or (callable(env) and not hasattr(env, "step"))
+
+
+def _from_function(make: Callable[[], Any], config: Config) -> Callable:
+    def construct(seed: int) -> gymnasium.Env:
+        return gym.wrap(make(), config)
+
+    def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
+        one = lambda seed: lambda: wrappers.wrap(construct, config, seed)  # noqa: E731
+        return envs.vectorize([one(seed) for seed in seeds], config.envs_parallel, config)
+
+    return make_envs
+
+
+def _from_object(env: Any, config: Config) -> Callable:
+    if config.envs > 1 or config.envs_parallel != "none":
+        raise UserError(
+            "With one environment --envs must be 1 and --envs_parallel none; give train() a "
+            "function that makes an environment instead, to have several."
+        )
+    vector: list[gymnasium.vector.VectorEnv] = []
+
+    def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
+        if not vector:  # training and evaluation share the only environment there is
+            wrapped = gym.wrap(_LeftOpen(env), config, seeds[0])
+            vector.append(envs.vectorize([lambda: wrapped]))
+        return vector[0]
+
+    return make_envs
+
+
+class _LeftOpen:
+    """An environment that belongs to the caller, who may go on using it."""
+
+    def __init__(self, env: Any):
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def __repr__(self) -> str:
+        return repr(self._env)
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+def _name(env: Any) -> str:
+    """Return what to call the task: the id under which it is registered, else its class."""
+    if _makes_envs(env):
+        name = getattr(env, "__name__", type(env).__name__)
+    else:
+        spec = getattr(env, "spec", None)
+        name = getattr(spec, "id", None) or type(getattr(env, "unwrapped", env)).__name__
+    return re.sub(r"[^\w.-]+", "_", name).strip("_")
+
+
+def _spaces(env: Any) -> tuple[gymnasium.Space, gymnasium.Space]:
+    made = env() if _makes_envs(env) else env
+    spaces = gym.convert_space(made.observation_space), gym.convert_space(made.action_space)
+    if made is not env and hasattr(made, "close"):
+        made.close()
+    return spaces

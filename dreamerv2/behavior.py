@@ -1,0 +1,187 @@
+"""Actor and critic, learned from imagined trajectories alone."""
+
+import contextlib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from dreamerv2.common.nets import Head
+from dreamerv2.common.optim import Optimizer
+from dreamerv2.common.tfutils import Init, cast_once, recording, schedule
+from dreamerv2.losses import actor_loss, critic_loss, imagination_weights, lambda_return
+from dreamerv2.rssm import State
+from dreamerv2.world_model import WorldModel
+
+Sequence = dict[str, tf.Tensor]  # from WorldModel.imagine, entries [H+1, N, ...]
+
+
+class RewardNorm(tf.Module):
+    """Scales rewards by a running mean of their magnitude: r / (mag + eps) * scale.
+
+    momentum 1 leaves the magnitude at its initial 1, so the defaults change nothing.
+    """
+
+    def __init__(self, name: str, config, dtype: tf.DType = tf.float32):
+        super().__init__()
+        self.config = config
+        self.mag = tf.Variable(1.0, name=f"{name}/reward_mag", dtype=dtype, trainable=False)
+
+    def __call__(self, reward: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Reward of any shape -> the same, normalized, and metrics. Updates the magnitude."""
+        keep, eps = self.config.momentum, self.config.eps
+        mean = tf.reduce_mean(tf.abs(tf.stop_gradient(reward)))
+        self.mag.assign(keep * self.mag + (1 - keep) * tf.cast(mean, self.mag.dtype))
+        normed = reward / (tf.cast(self.mag, reward.dtype) + eps) * self.config.scale
+        metrics = {
+            "reward_mean": tf.reduce_mean(reward),
+            "reward_std": tf.math.reduce_std(reward),
+            "reward_normed_mean": tf.reduce_mean(normed),
+            "reward_normed_std": tf.math.reduce_std(normed),
+        }
+        return normed, metrics
+
+
+class ActorCritic(tf.Module):
+    """Actor, critic and slow critic on the latent state (paper, section 2.2).
+
+    Args:
+        config: the whole config.
+        world_model: whose latent states it acts on. It is read here, never trained.
+        discrete: whether actions are one-hot.
+        scaled: whether losses are scaled, for float16.
+    """
+
+    def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool, scaled: bool):
+        super().__init__()
+        self.config, self.discrete, self.dtype = config, discrete, init.dtype
+        # In a lambda, tf.Module does not count the world model's variables as this module's.
+        self._world_model = lambda: world_model
+        size, actions = world_model.rssm.feat_size, world_model.actions
+        dist = config.actor.dist
+        if dist == "auto":
+            dist = "onehot" if discrete else "trunc_normal"
+        self.noise_shape = () if dist == "onehot" else (actions,)
+        self.actor = Head(init / "actor", size, (actions,), config.actor.update({"dist": dist}))
+        self.critic = Head(init / "critic", size, (), config.critic)
+        self.slow_critic = self.critic
+        if config.slow_target:
+            self.slow_critic = Head(init / "slow_critic", size, (), config.critic)
+            self._copy_critic(1.0)
+        self.updates = tf.Variable(0, name=f"{init.path}/updates", dtype=tf.int64, trainable=False)
+        self.reward_norm = RewardNorm(init.path, config.reward_norm, init.store)
+        self.actor_opt = self._optimizer(init, "actor", config.actor_opt, scaled)
+        self.critic_opt = self._optimizer(init, "critic", config.critic_opt, scaled)
+        grad = config.actor_grad
+        self.grad = grad if grad != "auto" else ("reinforce" if discrete else "dynamics")
+
+    def _optimizer(self, init: Init, label: str, config, scaled: bool) -> Optimizer:
+        variables = getattr(self, label).trainable_variables
+        return Optimizer(f"{init.path}/{label}_opt", label, variables, config, scaled)
+
+    def policy(self, feat: tf.Tensor):
+        """feat [N, F] -> distribution over actions [N, A]."""
+        return self.actor(feat)
+
+    def update(
+        self,
+        start: State,
+        is_terminal: tf.Tensor,
+        reward_fn: Callable[[Sequence], tf.Tensor],
+        seed: tf.Tensor,
+        step: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """One update of actor, critic and slow critic.
+
+        Args:
+            start: posterior states to imagine from, entries [B, T, ...].
+            is_terminal: [B, T].
+            reward_fn: maps an imagined sequence to r_0..r_{H-1}, [H, N].
+            seed: int32 [2].
+            step: agent steps so far, for schedules.
+
+        Returns: metrics.
+        """
+        world_model = self._world_model()
+        flat = lambda x: tf.stop_gradient(tf.reshape(x, (-1, *x.shape[2:])))  # noqa: E731
+        start, is_terminal = tf.nest.map_structure(flat, (start, is_terminal))
+        noise = world_model.imagination_noise(is_terminal.shape[0], self.noise_shape, seed)
+        with recording(self.actor) as tape, cast_once(world_model, self, dtype=self.dtype):
+            # REINFORCE sends no gradient through the dynamics: nothing there needs recording.
+            with tape.stop_recording() if self.grad == "reinforce" else contextlib.nullcontext():
+                seq = world_model.imagine(self.policy, start, is_terminal, noise)
+                reward, metrics = self.reward_norm(reward_fn(seq))
+                target, value = self.target(seq, reward)
+            loss, actor_metrics = self.actor_loss(seq, target, value, step)
+            loss = self.actor_opt.scale(loss)
+        metrics |= actor_metrics | self.actor_opt.minimize(tape, loss)
+        with recording(self.critic) as tape, cast_once(self, dtype=self.dtype):
+            loss, critic_metrics = self.critic_loss(seq, target)
+            loss = self.critic_opt.scale(loss)
+        metrics |= critic_metrics | self.critic_opt.minimize(tape, loss)
+        self._update_slow_critic()
+        return metrics
+
+    def target(self, seq: Sequence, reward: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return lambda-returns V_0..V_{H-1} [H, N] and slow values v_0..v_H [H+1, N]."""
+        value = self.slow_critic(seq["feat"]).mode()
+        discount = seq["discount"][:-1]
+        return lambda_return(reward, value, discount, self.config.discount_lambda), value
+
+    def actor_loss(
+        self, seq: Sequence, target: tf.Tensor, value: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Pair actions, targets, baselines and weights as drawn at losses.actor_loss."""
+        feat = tf.stop_gradient(seq["feat"][:-2])
+        policy = self.policy(feat)
+        now = lambda spec: schedule(spec, step, target.dtype)  # noqa: E731
+        metrics, reinforce, log_prob = {}, {"reinforce": 1.0, "dynamics": 0.0}.get(self.grad), None
+        if reinforce is None:
+            metrics["actor_grad_mix"] = mix = now(self.config.actor_grad_mix)
+            reinforce = 1 - mix
+        if self.grad != "dynamics":
+            log_prob = policy.log_prob(tf.stop_gradient(seq["action"][1:-1]))
+        baseline = value if self.config.slow_baseline else self.critic(seq["feat"]).mode()
+        entropy = policy.entropy()
+        scale = now(self.config.actor_ent)
+        weight = imagination_weights(seq["discount"][:-1])
+        loss = actor_loss(
+            log_prob,
+            entropy,
+            target[1:],
+            baseline[:-2],
+            weight[:-1],
+            reinforce,
+            scale,
+        )
+        metrics |= {"actor_ent": tf.reduce_mean(entropy), "actor_ent_scale": scale}
+        return loss, metrics
+
+    def critic_loss(
+        self, seq: Sequence, target: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Fit V_t at z_t, t = 0..H-1."""
+        dist = self.critic(tf.stop_gradient(seq["feat"][:-1]))
+        loss = critic_loss(dist, target, imagination_weights(seq["discount"][:-1]))
+        value = dist.mode()
+        metrics = {
+            "critic": tf.reduce_mean(value),
+            "critic_target": tf.reduce_mean(target),
+            "critic_error": tf.reduce_mean(tf.abs(value - target)),
+        }
+        return loss, metrics
+
+    def _update_slow_critic(self) -> None:
+        """Copy the critic whole after the first update, later a fraction every so often."""
+        if self.config.slow_target:
+            due = self.updates % self.config.slow_target_update == 0
+            fractions = tf.constant([1.0, self.config.slow_target_fraction], tf.float64)
+            fraction = tf.where(self.updates == 0, fractions[0], fractions[1])
+            tf.cond(due, lambda: self._copy_critic(fraction), lambda: tf.constant(False))
+        self.updates.assign_add(1)
+
+    def _copy_critic(self, fraction: tf.Tensor | float) -> tf.Tensor:
+        pairs = zip(self.slow_critic.variables, self.critic.variables, strict=True)
+        for slow, fast in pairs:
+            mix = tf.cast(fraction, slow.dtype)
+            slow.assign(mix * fast + (1 - mix) * slow)
+        return tf.constant(True)

@@ -1,0 +1,148 @@
+"""--mode dream: show what the world model believes.
+
+    python train.py --logdir ~/logdir/atari_pong/dreamerv2/1 --mode dream
+
+Writes two videos for every image that the model predicts, to LOGDIR/videos:
+
+    dream_STEP_KEY_openloop    real frames / the model, which sees CONTEXT of them and then only the
+                               actions / the error
+    dream_STEP_KEY_imagined    from there on all by itself: the actor's actions in the model, with
+                               the reward, value and discount it expects under each frame
+
+It needs no environment, and only reads the run: training may go on in another process.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dreamerv2 import saved
+from dreamerv2.common import draw, film, seeding, video
+from dreamerv2.common.config import Config
+from dreamerv2.common.envs import spacefile
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.tfutils import fold, uniform
+
+SEQUENCES, LENGTH, CONTEXT = 6, 50, 5
+FPS = 8  # slow enough to read the numbers
+GAP = 4  # pixels between imagined rollouts
+ROWS = "truth / model / error"
+
+
+def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
+    """Write the videos and return their paths.
+
+    Args:
+        config: of the run.
+        make_agent: as for train.train.
+
+    Raises:
+        UserError: no checkpoint, one of another architecture, no episode, or no image to show.
+    """
+    weights, run = saved.read_weights(config), saved.folder(config)
+    replica = spacefile.Replica(*spacefile.load(run), config)
+    agent = make_agent(config, *saved.describe(replica))
+    saved.load_weights(agent, weights)
+    if not agent.world_model.heads["decoder"].images:
+        raise UserError(
+            f"The model of {run} predicts no images, so there is nothing to see: --mode dream "
+            "needs a run whose decoder.cnn_keys match an image."
+        )
+    seed = seeding.integer(config.seed, "dream")
+    data = saved.sequences(run, LENGTH, SEQUENCES, seed)
+    videos = {}
+    for name, frames in agent.report(data).items():
+        key = name.removeprefix("openl_")
+        videos[f"{key}_openloop"] = openloop_frames(frames)
+    believed = imagine(agent, data, LENGTH, tf.constant([seed, 0], tf.int32))
+    for key, frames in believed["images"].items():
+        videos[f"{key}_imagined"] = imagined_frames(frames, believed, config.clip_rewards)
+    stem = Path(config.logdir or run).expanduser() / "videos"
+    stem /= f"dream_{weights.step * config.action_repeat:012d}"
+    paths = []
+    for name, frames in videos.items():
+        paths += film.save(f"{stem}_{name}", frames, FPS)
+    print("Videos:", *paths, sep="\n  ", flush=True)
+    return paths
+
+
+def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Tensor) -> dict:
+    """Imagine `length` steps with the actor, from what the model knows after CONTEXT rows.
+
+    Args:
+        agent: agent.Agent.
+        data: batch, key -> [N, T, ...].
+        seed: int32 [2].
+
+    Returns: images, key -> [L+1, N, H, W, C] in [0, 1]; reward (as the model sees it, clipped),
+        value (of the slow critic) and discount, [L+1, N]. Entry 0 is the state it starts from.
+    """
+    model, behavior = agent.world_model, agent.task_behavior
+    count, context = len(data["action"]), min(CONTEXT, data["action"].shape[1] - 1)
+    seen = model.preprocess({k: tf.convert_to_tensor(v[:, :context]) for k, v in data.items()})
+    noise = model.noise(count, context, fold(seed, 0))
+    start = model.rssm.initial(count)
+    post, _ = model.rssm.observe(
+        model.encoder(seen), seen["action"], seen["is_first"], noise, start
+    )
+    seed = fold(seed, 1)
+    noise = {
+        "prior": uniform((length, count, *model.rssm.noise_shape), seed, 0),
+        "ensemble": uniform((length,), seed, 1),
+        "action": uniform((length, count, *behavior.noise_shape), seed, 2),
+    }
+    last = {key: value[:, -1] for key, value in post.items()}
+    seq = model.imagine(behavior.policy, last, seen["is_terminal"][:, -1], noise)
+    images, decoded = model.heads["decoder"].images, model.heads["decoder"](seq["feat"])
+    return {
+        "images": {k: np.clip(decoded[k].mode().numpy() + 0.5, 0, 1) for k in images},
+        "reward": model.heads["reward"](seq["feat"]).mode().numpy(),
+        "value": behavior.slow_critic(seq["feat"]).mode().numpy(),
+        "discount": seq["discount"].numpy(),
+    }
+
+
+def openloop_frames(frames: np.ndarray) -> np.ndarray:
+    """Enlarge an open-loop video [T, 3*H, N*W, C], and write over each frame what it shows."""
+    frames = _enlarged(frames, frames.shape[1] // 3)
+    captions = [
+        f"{ROWS}   step {t}: " + ("the model sees the truth" if t < CONTEXT else "open loop")
+        for t in range(len(frames))
+    ]
+    strips = [draw.caption(text, frames.shape[2]) for text in captions]
+    return np.stack([np.concatenate(pair) for pair in zip(strips, frames, strict=True)])
+
+
+def imagined_frames(images: np.ndarray, believed: dict, clip: str) -> np.ndarray:
+    """Lay out imagined rollouts side by side, each with its curves below.
+
+    Args:
+        images: [T, N, H, W, C] in [0, 1].
+        believed: reward, value and discount, [T, N].
+        clip: how the rewards are clipped that the model predicts.
+    """
+    images = _enlarged(images, images.shape[2])  # [T, N, H, W, 3]
+    labels = {"reward": "reward" if clip == "identity" else f"{clip} reward"}
+    limits = {key: draw.span(believed[key]) for key in ("reward", "value", "discount")}
+
+    def column(t: int, n: int) -> np.ndarray:
+        width = images.shape[3]
+        curves = [
+            draw.curve(labels.get(key, key), believed[key][:, n], t, limits[key], width)
+            for key in limits
+        ]
+        stack = np.concatenate([images[t, n], *curves])
+        return np.pad(stack, ((0, 0), (0, GAP), (0, 0)))
+
+    steps, count = images.shape[:2]
+    rows = [np.concatenate([column(t, n) for n in range(count)], 1) for t in range(steps)]
+    titles = [draw.caption(f"imagined step {t}", rows[0].shape[1]) for t in range(steps)]
+    return np.stack([np.concatenate(pair) for pair in zip(titles, rows, strict=True)])
+
+
+def _enlarged(images: np.ndarray, height: int) -> np.ndarray:
+    """Images [..., C] as uint8 RGB, small ones enlarged so that writing fits below."""
+    return draw.enlarge(draw.rgb(video.to_uint8(images)), max(1, round(128 / height)))

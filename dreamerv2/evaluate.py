@@ -1,0 +1,220 @@
+"""--mode eval: play a trained policy, and say how good it is.
+
+    python train.py --logdir ~/logdir/atari_pong/dreamerv2/1 --mode eval --eval_eps 10
+
+Adds a line per episode and one for all to LOGDIR/eval.jsonl, and films the first few episodes to
+LOGDIR/videos. It only reads the run: training may go on in another process.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from dreamerv2 import saved
+from dreamerv2.common import draw, film, scores, seeding
+from dreamerv2.common.config import Config
+from dreamerv2.common.driver import Driver
+from dreamerv2.common.envs.spaces import OneHotSpace
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.progress import Progress
+from dreamerv2.common.signals import StopRequest
+
+FILMED = 3  # episodes
+
+
+class Run(NamedTuple):
+    """What is evaluated, for every line that is written about it."""
+
+    logdir: Path
+    task: str
+    step: int  # environment frames
+
+
+def evaluate(
+    config: Config,
+    make_envs: Callable[[str, int, list[int]], gymnasium.vector.VectorEnv],
+    make_agent: Callable[..., Any],
+) -> dict[str, float]:
+    """Play `eval_eps` episodes without training; print, write and return what they were like.
+
+    Args:
+        config: of the run, with the flags of the evaluation on top.
+        make_envs, make_agent: as for train.train.
+
+    Returns: the line of eval.jsonl on all episodes.
+
+    Raises:
+        UserError: there is no such checkpoint, or it belongs to another architecture.
+    """
+    if config.eval_eps < 1:
+        raise UserError("--eval_eps 0 is not possible with --mode eval: it must be at least 1.")
+    weights = saved.read_weights(config)
+    logdir = Path(config.logdir or saved.folder(config)).expanduser()
+    run = Run(logdir, config.task, weights.step * config.action_repeat)
+    count = min(config.envs, config.eval_eps)
+    seeds = [seeding.integer(config.seed, "env", "evaluation", i) for i in range(count)]
+    envs = make_envs("eval", count, seeds)
+    camera = Camera(envs, run)
+    try:
+        actions = envs.single_action_space
+        shapes = {key: space.shape for key, space in envs.single_observation_space.items()}
+        agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
+        saved.load_weights(agent, weights)
+        policy = functools.partial(agent.policy, step=weights.step, mode="eval")
+        results = _play(config, envs, policy, camera, Results(run))
+    finally:
+        camera.close()
+        envs.close()
+    return results.conclude()
+
+
+def _play(config: Config, envs, policy: Callable, camera: "Camera", results: "Results"):
+    with StopRequest() as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
+        driver = Driver(envs, on_step=[camera], on_episode=[results, lambda *_: bar.update(1)])
+        driver(policy, episodes=config.eval_eps, stop=lambda: bool(stop))
+    return results
+
+
+class Results:
+    """Collects the episodes and writes eval.jsonl, every line as soon as it is known."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+
+    def __call__(self, episode: dict[str, np.ndarray], index: int) -> None:
+        """Take a finished episode, key -> [T+1, ...]."""
+        self._returns.append(float(episode["reward"].astype(np.float64).sum()))
+        self._lengths.append(len(episode["reward"]) - 1)
+        number, score, length = len(self._returns), self._returns[-1], self._lengths[-1]
+        print(f"Episode {number}: return {score:g}, length {length:,}", flush=True)
+        self._write({"episode": number, "eval_return": score, "eval_length": length})
+
+    def conclude(self) -> dict[str, float]:
+        """Print and write what all episodes were like; nothing if there was none."""
+        if not self._returns:
+            print("Stopped before the first episode ended.", flush=True)
+            return {}
+        summary = summarize(self._returns) | {"length_mean": float(np.mean(self._lengths))}
+        summary |= references(self._run.task, summary["mean"])
+        self._write(summary)
+        print(report(self._run, summary), flush=True)
+        return summary
+
+    def _write(self, entries: dict[str, Any]) -> None:
+        line = {"step": self._run.step, "task": self._run.task, **entries}
+        path = self._run.logdir / "eval.jsonl"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def summarize(returns: list[float]) -> dict[str, Any]:
+    """Statistics of the returns; the standard error of a single one is unknown, None.
+
+    standard error = standard deviation (N - 1) / sqrt(N)
+    """
+    values = np.array(returns)
+    several = len(values) > 1
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if several else None
+    return {
+        "episodes": len(values),
+        "mean": float(values.mean()),
+        "stderr": error,
+        "median": float(np.median(values)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
+
+
+def references(task: str, mean: float) -> dict[str, float]:
+    """Scores of random play and of a human on the task, and where the mean lies between them.
+
+    normalized = (mean - random) / (human - random). Empty where scores/ knows neither.
+    """
+    table, name = scores.load_scores(), scores.canonical(task)
+    if name not in table.index:
+        return {}
+    random, human = (float(table.loc[name, column]) for column in ("random", "human"))
+    return {"random": random, "human": human, "normalized": (mean - random) / (human - random)}
+
+
+def report(run: Run, summary: dict[str, Any]) -> str:
+    """Say what an evaluation has found."""
+    error = summary["stderr"]
+    lines = [
+        f"{run.task} after {run.step:,} frames, {summary['episodes']} episode(s):",
+        f"  return  mean {summary['mean']:.2f}, standard error "
+        + (f"{error:.2f}" if error is not None else "unknown (one episode)")
+        + f", median {summary['median']:g}, min {summary['min']:g}, max {summary['max']:g}",
+        f"  length  mean {summary['length_mean']:,.0f} agent steps",
+    ]
+    if "human" in summary:
+        lines.append(
+            f"  random play scores {summary['random']:g}, a human {summary['human']:g}: the mean "
+            f"is {summary['normalized']:.3f}, where random is 0 and human is 1"
+        )
+    else:
+        lines.append("  the scores of random play and of a human are not known for this task")
+    return "\n".join(lines)
+
+
+class Camera:
+    """Films the first episodes of environment 0, at its own resolution, the score below.
+
+    Environments that render no images (render_mode is not rgb_array) show an image that the agent
+    sees instead; without any there is no video.
+    """
+
+    def __init__(self, envs: gymnasium.vector.VectorEnv, run: Run):
+        self._envs, self._run = envs, run
+        inner = getattr(envs, "inner", None)
+        self._renders = inner is not None and inner.render_mode == "rgb_array"
+        spaces = envs.single_observation_space.items()
+        self._images = [key for key, space in spaces if len(space.shape) == 3]
+        self._film: film.Film | None = None
+        self._filmed = self._length = 0
+        self._score = 0.0
+        if not self._renders:
+            shown = f"shows the observation '{self._images[0]}'" if self._images else "is missing"
+            print(f"This environment renders no images, so the video {shown}.", flush=True)
+
+    def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
+        """Take a row of any environment, as the driver hands it on."""
+        if index or not (self._renders or self._images):
+            return
+        if row["is_first"] and self._filmed < FILMED:
+            self.close()
+            self._filmed += 1
+            self._length, self._score = -1, 0.0
+            name = f"eval_{self._run.step:012d}_{self._filmed}"
+            self._film = film.Film(self._run.logdir / "videos" / name)
+        if self._film is None:
+            return
+        self._length += 1
+        self._score += float(row["reward"])
+        self._film.add(self._frame(row))
+        if row["is_last"]:
+            self.close()
+
+    def _frame(self, row: dict[str, np.ndarray]) -> np.ndarray:
+        frame = self._envs.render()[0] if self._renders else None
+        frame = row[self._images[0]] if frame is None else np.asarray(frame)
+        text = f"score {self._score:g}   step {self._length}"
+        return np.concatenate([draw.rgb(frame), draw.caption(text, frame.shape[1])])
+
+    def close(self) -> None:
+        """Finish the video, also that of an episode which was broken off."""
+        film, self._film = self._film, None
+        paths = film.close() if film else []
+        if paths:
+            print(f"Video: {' and '.join(map(str, paths))}", flush=True)

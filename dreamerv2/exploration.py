@@ -1,0 +1,198 @@
+"""Ways to collect experience other than with the task policy.
+
+Each has `policy(feat)` -> action distribution, `noise_shape` of one policy sample and
+`update(post, outputs, data, seed, step)` -> metrics.
+"""
+
+import tensorflow as tf
+
+from dreamerv2.behavior import ActorCritic, RewardNorm, Sequence
+from dreamerv2.common import dists
+from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.nets import Head
+from dreamerv2.common.optim import Optimizer
+from dreamerv2.common.tfutils import Init, cast_once, recording
+from dreamerv2.world_model import WorldModel
+
+
+def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled: bool):
+    """Return the behavior named by expl_behavior; greedy is the task behavior itself.
+
+    Raises:
+        UserError: a knob of exploration does not fit the task or the world model.
+    """
+    if task.discrete:
+        for name in ("expl_noise", "eval_noise"):
+            if config[name] > 1:
+                raise UserError(
+                    f"--{name} {config[name]} is not possible: with discrete actions it is a share"
+                    " of random ones, at most 1."
+                )
+    kind = config.expl_behavior.replace("_", "").lower()
+    if kind == "greedy":
+        return task
+    if kind == "random":
+        return Random(world_model.actions, task.discrete)
+    kinds = {"plan2explore": Plan2Explore, "modelloss": ModelLoss}
+    return kinds[kind](init, config, world_model, task.discrete, scaled)
+
+
+def action_noise(action: tf.Tensor, amount: float, discrete: bool, noise: tf.Tensor) -> tf.Tensor:
+    """Blur an action.
+
+    Discrete: a sample from amount / A + (1 - amount) * onehot.
+    Continuous: clip(N(a, amount), -1, 1).
+
+    Args:
+        action: [N, A].
+        amount: of noise, 0 to 1 if discrete, else a standard deviation.
+        noise: uniform in [0, 1), [N] if discrete, else [N, A].
+    """
+    if discrete:
+        probs = amount / action.shape[-1] + (1 - amount) * action
+        return dists.OneHot(tf.math.log(probs)).sample(noise)
+    return tf.clip_by_value(dists.Normal(action, float(amount)).sample(noise), -1, 1)
+
+
+class Random:
+    """Every action with the same probability; nothing to learn."""
+
+    actor = None
+
+    def __init__(self, actions: int, discrete: bool):
+        self.actions, self.discrete = actions, discrete
+        self.noise_shape = () if discrete else (actions,)
+
+    def policy(self, feat: tf.Tensor):
+        zeros = tf.zeros((*feat.shape[:-1], self.actions))
+        return dists.OneHot(zeros) if self.discrete else dists.Uniform(zeros)
+
+    def update(self, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
+        return {}
+
+
+class Intrinsic(tf.Module):
+    """An actor-critic of its own, paid for what the world model does not know.
+
+    r = expl_intr_scale * norm(intrinsic) + expl_extr_scale * norm(task reward)
+    """
+
+    def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool, scaled: bool):
+        super().__init__()
+        self.config, self.dtype = config, init.dtype
+        self._world_model = lambda: world_model  # read, not trained
+        self.behavior = ActorCritic(init, config, world_model, discrete, scaled)
+        self.actor, self.noise_shape = self.behavior.actor, self.behavior.noise_shape
+        self.intr_norm = RewardNorm(f"{init.path}/intr", config.expl_reward_norm, init.store)
+        self.extr_norm = RewardNorm(f"{init.path}/extr", config.expl_reward_norm, init.store)
+        self.heads = self.make_heads(init)
+        variables = [v for head in self.heads for v in head.trainable_variables]
+        self.opt = Optimizer(f"{init.path}/head_opt", "model", variables, config.expl_opt, scaled)
+
+    def policy(self, feat: tf.Tensor):
+        return self.behavior.policy(feat)
+
+    def update(self, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
+        """Fit the heads to a batch, then the behavior to the reward they give.
+
+        Args:
+            post: posterior states, entries [B, T, ...].
+            outputs: per-state results of WorldModel.loss, entries [B, T, ...].
+            data: preprocessed batch.
+            seed: int32 [2].
+            step: agent steps so far.
+        """
+        world_model = self._world_model()
+        feat = world_model.rssm.feat(post)
+        outputs = outputs | post | {"feat": feat}
+        with recording(self) as tape, cast_once(*self.heads, dtype=self.dtype):
+            loss = self.opt.scale(self.loss(feat, outputs, data["action"]))
+        metrics = self.opt.minimize(tape, loss)
+        return metrics | self.behavior.update(post, data["is_terminal"], self.reward, seed, step)
+
+    def reward(self, seq: Sequence) -> tf.Tensor:
+        """Imagined sequence -> mixed reward [H, N]."""
+        config = self.config
+        intrinsic, _ = self.intr_norm(self.intrinsic(seq))
+        reward = config.expl_intr_scale * intrinsic
+        if config.expl_extr_scale:
+            task = self._world_model().imagined_reward(seq)
+            reward += config.expl_extr_scale * self.extr_norm(task)[0]
+        return reward
+
+    def make_heads(self, init: Init) -> list[Head]:
+        raise NotImplementedError
+
+    def loss(self, feat: tf.Tensor, outputs: dict, action: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
+
+    def intrinsic(self, seq: Sequence) -> tf.Tensor:
+        raise NotImplementedError
+
+
+class Plan2Explore(Intrinsic):
+    """Disagreement of an ensemble that predicts the next latent (arXiv 2005.05960).
+
+    Each head reads z_t and, with disag_action_cond, the action a_{t+1} that leads OUT of it.
+    """
+
+    def make_heads(self, init: Init) -> list[Head]:
+        rssm, config = self._world_model().rssm, self.config
+        sizes = {
+            "stoch": rssm.stoch_size,
+            "deter": config.rssm.deter,
+            "feat": rssm.feat_size,
+            "embed": self._world_model().encoder.size,
+        }
+        inputs = rssm.feat_size + self._world_model().actions * config.disag_action_cond
+        shape = (sizes[config.disag_target],)
+        names = [init / f"disag{i}" for i in range(config.disag_models)]
+        return [Head(name, inputs, shape, config.expl_head) for name in names]
+
+    def loss(self, feat, outputs, action) -> tf.Tensor:
+        offset, length = self.config.disag_offset, feat.shape[1]
+        rows = length - max(offset, 1)  # the last row has no action that leads out of it
+        inputs = self._inputs(feat[:, :rows], action[:, 1 : rows + 1])
+        target = outputs[self.config.disag_target][:, offset : offset + rows]
+        target = tf.stop_gradient(tf.reshape(target, (*target.shape[:2], -1)))
+        inputs = tf.stop_gradient(inputs)
+        return -tf.add_n([tf.reduce_mean(head(inputs).log_prob(target)) for head in self.heads])
+
+    def intrinsic(self, seq: Sequence) -> tf.Tensor:
+        inputs = self._inputs(seq["feat"][:-1], seq["action"][1:])
+        guesses = tf.stack([head(inputs).mode() for head in self.heads])  # [models, H, N, size]
+        # Where all models agree (a few in 16 bit often do, exactly), a root has no slope.
+        variance = tf.maximum(tf.math.reduce_variance(guesses, 0), 1e-20)
+        disagreement = tf.reduce_mean(tf.sqrt(variance), -1)
+        return tf.math.log(disagreement) if self.config.disag_log else disagreement
+
+    def _inputs(self, feat: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+        if not self.config.disag_action_cond:
+            return feat
+        return tf.concat([feat, tf.cast(action, feat.dtype)], -1)
+
+
+class ModelLoss(Intrinsic):
+    """A head predicts the world model's own loss `expl_model_loss`; high loss is worth a visit."""
+
+    def make_heads(self, init: Init) -> list[Head]:
+        self._check_loss()
+        size = self._world_model().rssm.feat_size
+        return [Head(init / "loss", size, (), self.config.expl_head)]
+
+    def _check_loss(self) -> None:
+        heads = self._world_model().heads
+        decoder, name = heads["decoder"], self.config.expl_model_loss
+        known = ["kl", *decoder.images, *decoder.vectors, *(h for h in heads if h != "decoder")]
+        if name not in known:
+            raise UserError(
+                f"--expl_model_loss {name} is no loss of this world model: its losses are"
+                f" {', '.join(known)}.{nearest(name, known)}"
+            )
+
+    def loss(self, feat, outputs, action) -> tf.Tensor:
+        target = tf.stop_gradient(outputs[f"{self.config.expl_model_loss}_loss"])
+        return -tf.reduce_mean(self.heads[0](tf.stop_gradient(feat)).log_prob(target))
+
+    def intrinsic(self, seq: Sequence) -> tf.Tensor:
+        return self.heads[0](seq["feat"][:-1]).mode()

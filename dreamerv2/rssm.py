@@ -1,0 +1,222 @@
+"""The recurrent state-space model: latent dynamics with a deterministic and a stochastic part.
+
+A state is a dict: deter [..., D], stoch [..., S, C] and logit [..., S, C] (float32); the Gaussian
+variant (discrete: 0) has stoch, mean and std [..., S] instead.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from dreamerv2.common import dists
+from dreamerv2.common.layers import Dense, GRUCell, LateProduct, NormAct
+from dreamerv2.common.tfutils import Init, scan, swap_time, weight, wide
+
+State = dict[str, tf.Tensor]
+
+STD_ACTS = {
+    "sigmoid2": lambda x: 2 * tf.sigmoid(x / 2),
+    "sigmoid": tf.sigmoid,
+    "softplus": tf.nn.softplus,
+}
+
+
+class RSSM(tf.Module):
+    """Recurrent state-space model (paper, section 2.1, equation 1).
+
+        x_t = act(W [z_{t-1}, a_t]),  h_t = GRU(x_t, h_{t-1})       a_t led from t-1 to t
+        prior      p(z_t | h_t)
+        posterior  q(z_t | h_t, e_t)
+
+    Args:
+        embed: size of the encoder's output e_t.
+        actions: size of an action.
+        config: the knobs under `rssm`.
+    """
+
+    def __init__(self, init: Init, embed: int, actions: int, config):
+        super().__init__()
+        self.dtype, self.config = init.dtype, config
+        self.discrete = bool(config.discrete)
+        self.stoch_shape = (config.stoch, config.discrete) if self.discrete else (config.stoch,)
+        self.stoch_size = config.stoch * (config.discrete or 1)
+        self.feat_size = self.stoch_size + config.deter
+        stats = self.stoch_size if self.discrete else 2 * config.stoch
+
+        def hidden(name: str, inputs: int) -> tuple[Dense, NormAct]:
+            part = init / name
+            layer = Dense(part, inputs, config.hidden)
+            return layer, NormAct(part, config.hidden, config.norm, config.act)
+
+        self.inp, self.inp_act = hidden("img_in", self.stoch_size + actions)
+        self.gru = GRUCell(init / "gru", config.hidden, config.deter)
+        self.prior_nets = []
+        for i in range(config.ensemble):
+            layer = hidden(f"img_out{i}", config.deter)
+            self.prior_nets.append((*layer, Dense(init / f"img_dist{i}", config.hidden, stats)))
+        self.post, self.post_act = hidden("obs_out", config.deter + embed)
+        self.post_dist = Dense(init / "obs_dist", config.hidden, stats)
+
+    # --- states ---
+
+    def initial(self, batch: int) -> State:
+        """The state before anything was seen: zeros."""
+        stats = ("logit",) if self.discrete else ("mean", "std")
+        zeros = tf.zeros((batch, *self.stoch_shape), self.dtype)
+        state = {"deter": tf.zeros((batch, self.config.deter), self.dtype), "stoch": zeros}
+        return state | {key: wide(zeros) for key in stats}
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the uniform noise that one state's sample takes, without leading axes."""
+        return (self.config.stoch,)
+
+    def feat(self, state: State) -> tf.Tensor:
+        """[..., S*C + D]: flattened stochastic part, then deterministic part."""
+        return tf.concat([self._flat(state["stoch"]), state["deter"]], -1)
+
+    def dist(self, state: State):
+        """Distribution of the stochastic part, one event per state."""
+        if self.discrete:
+            return dists.OneHot(state["logit"], event=1)
+        return dists.Normal(state["mean"], state["std"], event=1)
+
+    # --- steps ---
+
+    def observe(
+        self,
+        embed: tf.Tensor,
+        action: tf.Tensor,
+        is_first: tf.Tensor,
+        noise: dict[str, tf.Tensor],
+        start: State,
+    ) -> tuple[State, State]:
+        """Filter a batch of sequences.
+
+        Args:
+            embed: [B, T, E] from the encoder.
+            action: [B, T, A]; a_t led to the observation at t.
+            is_first: [B, T] bool; state and action before such a row count as zeros.
+            noise: post [B, T, S] and ensemble [T], uniform in [0, 1).
+            start: state before the first row, entries [B, ...].
+
+        Returns: posterior and prior states, entries [B, T, ...].
+        """
+        batch, length = is_first.shape
+        # Products with the embedding do not depend on the state: one large product outside.
+        late = self._late_products(length, batch, seen=swap_time(self._see(embed)))
+        inputs = {
+            **swap_time({"noise": noise["post"], "action": tf.cast(action, self.dtype)}),
+            "keep": swap_time(1 - tf.cast(is_first, self.dtype)),
+            "offsets": {name: product.offsets for name, product in late.items()},
+        }
+
+        def step(carry: tuple[State, dict], now: dict) -> tuple[State, dict]:
+            used = {}
+
+            def apply(name: str, x: tf.Tensor) -> tf.Tensor:
+                used[name] = tf.stop_gradient(x)
+                return late[name].step(x, now["offsets"][name])
+
+            return self._filter(carry[0], now, apply), used
+
+        zeros = {name: tf.zeros((batch, x.inputs), self.dtype) for name, x in late.items()}
+        post, used = scan(step, inputs, (start, zeros))
+        for name, product in late.items():
+            product.finish(used[name])
+        # Neither does the recurrence depend on the prior: one large product again.
+        stats = self._prior_stats(post["deter"], noise["ensemble"])
+        prior = {**stats, "deter": post["deter"]}
+        return swap_time((post, prior))
+
+    def obs_step(
+        self,
+        state: State,
+        action: tf.Tensor,
+        embed: tf.Tensor,
+        is_first: tf.Tensor,
+        noise: tf.Tensor | None,
+    ) -> State:
+        """One posterior step.
+
+        Args:
+            state: the one before, entries [B, ...].
+            action: [B, A] that led here.
+            embed: [B, E]; is_first: [B].
+            noise: uniform [B, S], or None for the posterior's mode.
+        """
+        layers = {"inp": self.inp, "gru": self.gru.dense, "out": self.post_dist}
+        layers["post"] = lambda deter: self.post(tf.concat([deter, tf.cast(embed, self.dtype)], -1))
+        keep = 1 - tf.cast(is_first, self.dtype)
+        now = {"action": tf.cast(action, self.dtype), "keep": keep, "noise": noise}
+        return self._filter(state, now, lambda name, x: layers[name](x))
+
+    def img_step(self, state: State, action: tf.Tensor, noise: dict[str, tf.Tensor]) -> State:
+        """One prior step: state [B, ...], action [B, A], noise (prior [B, S], ensemble [])."""
+        flat = self._flat(state["stoch"])
+        x = self.inp_act(self.inp(tf.concat([flat, tf.cast(action, self.dtype)], -1)))
+        deter = self.gru(x, state["deter"])
+        stats = self._prior_stats(deter[None], noise["ensemble"][None])
+        stats = tf.nest.map_structure(lambda x: x[0], stats)
+        return self._sample(deter, stats, noise["prior"])
+
+    def imagine(self, action: tf.Tensor, noise: dict[str, tf.Tensor], start: State) -> State:
+        """Open loop: action [B, T, A], noise (prior [B, T, S], ensemble [T]) -> [B, T, ...]."""
+        inputs = (swap_time(action), swap_time(noise["prior"]), noise["ensemble"])
+        step = lambda s, x: self.img_step(s, x[0], {"prior": x[1], "ensemble": x[2]})  # noqa: E731
+        return swap_time(scan(step, inputs, start))
+
+    # --- parts of a step ---
+
+    def _filter(self, state: State, now: dict, apply: Callable) -> State:
+        """One posterior step; `apply(name, x)` is the linear layer of that name."""
+        keep = now["keep"][:, None]  # 0 where a new sequence begins
+        stoch, deter = self._flat(state["stoch"]) * keep, state["deter"] * keep
+        x = self.inp_act(apply("inp", tf.concat([stoch, now["action"] * keep], -1)))
+        deter = self.gru.gates(apply("gru", tf.concat([x, deter], -1)), deter)
+        x = self.post_act(apply("post", deter))
+        return self._sample(deter, self._stats(apply("out", x)), now["noise"])
+
+    def _see(self, embed: tf.Tensor) -> tf.Tensor:
+        """The embedding's share of the posterior's hidden layer, W [deter, embed] + b."""
+        return self.post.part(embed, self.config.deter, self.post.kernel.shape[0])
+
+    def _late_products(self, length: int, batch: int, seen: tf.Tensor) -> dict[str, LateProduct]:
+        """The linear layers of a posterior step, for a loop; seen [T, B, hidden] from `_see`."""
+
+        def late(dense: Dense) -> LateProduct:
+            bias = weight(dense.bias, self.dtype)
+            offset = tf.broadcast_to(bias, (length, batch, bias.shape[0]))
+            return LateProduct(weight(dense.kernel, self.dtype), offset)
+
+        return {
+            "inp": late(self.inp),
+            "gru": late(self.gru.dense),
+            "post": LateProduct(self.post.rows(0, self.config.deter), seen),
+            "out": late(self.post_dist),
+        }
+
+    def _prior_stats(self, deter: tf.Tensor, pick: tf.Tensor) -> State:
+        """deter [T, B, D], pick uniform [T]: which member of the ensemble answers at each step."""
+        outs = [dist(act(layer(deter))) for layer, act, dist in self.prior_nets]
+        if len(outs) == 1:
+            return self._stats(outs[0])
+        member = tf.cast(pick * len(outs), tf.int32)
+        chosen = tf.one_hot(member, len(outs), dtype=outs[0].dtype)  # [T, N]
+        return self._stats(tf.einsum("tn,ntbk->tbk", chosen, tf.stack(outs)))
+
+    def _stats(self, x: tf.Tensor) -> State:
+        """[..., S*C] -> logit [..., S, C], or [..., 2S] -> mean and std [..., S]."""
+        x = wide(x)
+        if self.discrete:
+            return {"logit": tf.reshape(x, (*x.shape[:-1], *self.stoch_shape))}
+        mean, std = tf.split(x, 2, -1)
+        return {"mean": mean, "std": STD_ACTS[self.config.std_act](std) + self.config.min_std}
+
+    def _sample(self, deter, stats: State, noise: tf.Tensor | None) -> State:
+        dist = self.dist(stats)
+        stoch = dist.mode() if noise is None else dist.sample(noise)
+        return {"deter": deter, "stoch": tf.cast(stoch, self.dtype), **stats}
+
+    def _flat(self, stoch: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(stoch, (*stoch.shape[: -len(self.stoch_shape)], self.stoch_size))

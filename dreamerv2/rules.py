@@ -1,0 +1,194 @@
+"""What the values of the knobs must satisfy, beyond their types.
+
+A table: names of knobs -> a rule. A rule takes a value and returns what it should be ("at least
+1") when it is not, else None. `validate(config)` runs before anything is built, so that a mistake
+costs a second and a sentence, not an hour and a traceback.
+"""
+
+import re
+from collections.abc import Callable
+
+from dreamerv2.common import values
+from dreamerv2.common.config import Config, show
+from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.values import Value
+
+Rule = Callable[[Value], str | None]
+
+ACTIVATIONS = (
+    *("elu", "relu", "tanh", "sigmoid", "softplus"),
+    *("silu", "swish", "gelu", "selu", "leaky_relu", "none"),
+)
+EXPLORATION = (
+    *("greedy", "random", "plan2explore", "model_loss"),
+    *("Greedy", "Random", "Plan2Explore", "ModelLoss"),  # as the 2021 release spells them
+)
+
+
+def at_least(bound: float) -> Rule:
+    """Accept numbers from the bound on."""
+    return lambda value: None if value >= bound else f"at least {bound}"
+
+
+def above(bound: float) -> Rule:
+    """Accept numbers larger than the bound."""
+    return lambda value: None if value > bound else f"larger than {bound}"
+
+
+def between(low: float, high: float) -> Rule:
+    """Accept numbers of a closed interval."""
+    return lambda value: None if low <= value <= high else f"between {low} and {high}"
+
+
+def one_of(*options: str) -> Rule:
+    """Accept one of a few words."""
+
+    def rule(value: Value) -> str | None:
+        wanted = f"one of {', '.join(options)}"
+        hint = nearest(str(value), options)
+        return None if value in options else f"{wanted}.{hint}" if hint else wanted
+
+    return rule
+
+
+def each(rule: Rule, count: int | None = None) -> Rule:
+    """Apply a rule to every element of a list, which may need a certain number of them."""
+
+    def check(value: Value) -> str | None:
+        if count is not None and len(value) != count:
+            return f"a list of {count} values"
+        problem = next(filter(None, map(rule, value)), None)
+        return f"a list of values, each {problem}" if problem else None
+
+    return check
+
+
+def scheduled(rule: Rule) -> Rule:
+    """Apply a rule to a number, or to the values between which a schedule moves."""
+
+    def check(value: Value) -> str | None:
+        if not isinstance(value, str):
+            return rule(value)
+        name, arguments = values.parse_schedule(value)
+        if name == "horizon":  # Its ends are horizons h of a discount 1 - 1/h.
+            return next(filter(None, map(at_least(1), arguments[:2])), None)
+        ends = arguments[1:] if name == "warmup" else arguments[:2]
+        return next(filter(None, map(rule, ends)), None)
+
+    return check
+
+
+def pattern(value: Value) -> str | None:
+    """Accept regular expressions."""
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"a regular expression ({error})"
+    return None
+
+
+def interval(value: Value) -> str | None:
+    """Accept times between checkpoints."""
+    try:
+        values.parse_interval(value)
+    except UserError:
+        return "600s for seconds or 1e4 for agent steps, and positive"
+    return None
+
+
+def classes(value: Value) -> str | None:
+    """Accept numbers of classes; with a single one a variable could tell nothing."""
+    return None if value == 0 or value >= 2 else "at least 2, or 0 for normal variables"
+
+
+def not_empty(value: Value) -> str | None:
+    """Accept text and lists with something in them."""
+    return None if value else "given"
+
+
+RULES: dict[str, Rule] = {
+    "mode": one_of("train", "eval", "dream"),
+    "checkpoint_every": interval,
+    "precision": one_of("auto", "32", "16", "bfloat16"),
+    "task": not_empty,
+    "envs_parallel": one_of("none", "process", "thread"),
+    "dmc_camera": at_least(-1),
+    "render_size": each(at_least(1), count=2),
+    "seed|env_restarts|env_timeout|time_limit|eval_eps|prefill|pretrain|expl_until": at_least(0),
+    "envs|action_repeat|steps|log_every|eval_every|train_every|train_steps": at_least(1),
+    r"replay\.capacity|replay\.maxlen": at_least(0),
+    r"replay\.minlen|dataset\..*": at_least(1),
+    "log_keys_(sum|mean|max)|.*coder.(mlp|cnn)_keys": pattern,
+    "clip_rewards": one_of("identity", "sign", "tanh"),
+    "expl_behavior": one_of(*EXPLORATION),
+    "expl_noise|eval_noise": at_least(0),
+    "grad_heads": each(one_of("decoder", "reward", "discount")),
+    r"rssm\.(ensemble|hidden|deter|stoch)": at_least(1),
+    r"rssm\.discrete": classes,
+    r"rssm\.std_act": one_of("sigmoid2", "sigmoid", "softplus"),
+    r".*\.min_std": at_least(0),
+    r".*\.act": one_of(*ACTIVATIONS),
+    r".*\.norm": one_of("none", "layer"),
+    r".*\.(cnn_depth|units)": at_least(1),
+    r".*\.layers": at_least(0),
+    r".*\.(cnn_kernels|mlp_layers)": each(at_least(1)),
+    r"reward_head\.dist|discount_head\.dist": one_of("mse", "binary"),
+    r"(critic|expl_head)\.dist": one_of("mse"),
+    r"actor\.dist": one_of("auto", "onehot", "normal", "tanh_normal", "trunc_normal"),
+    r"loss_scales\..*|kl\.free": at_least(0),
+    r"kl\.balance": between(0, 1),
+    r".*_opt\.opt": one_of("adam", "nadam", "adamax", "sgd", "momentum"),
+    r".*_opt\.(lr|eps)": above(0),
+    r".*_opt\.clip": at_least(0),
+    r".*_opt\.wd": between(0, 1),
+    "discount|discount_lambda": between(0, 1),
+    "imag_horizon": at_least(2),  # the actor's loss pairs a state with the one after the next
+    "actor_grad": one_of("auto", "reinforce", "dynamics", "both"),
+    "actor_grad_mix": scheduled(between(0, 1)),
+    "actor_ent": scheduled(at_least(0)),
+    "slow_target_update": at_least(1),
+    "slow_target_fraction": between(0, 1),
+    r".*reward_norm\.momentum": between(0, 1),
+    r".*reward_norm\.(scale|eps)": at_least(0),
+    "disag_target": one_of("embed", "stoch", "deter", "feat"),
+    "disag_models": at_least(2),  # one model never disagrees with itself
+    "disag_offset": at_least(0),
+    "expl_model_loss": not_empty,
+}
+
+
+def validate(config: Config) -> None:
+    """Check every value of a config, and the values that must fit each other.
+
+    An empty `logdir` passes: whether a run needs one is for its caller to say.
+
+    Raises:
+        UserError: the first impossible value, and what would be possible.
+    """
+    flat = config.flat
+    for names, rule in RULES.items():
+        for key, value in flat.items():
+            wanted = rule(value) if re.fullmatch(names, key) else None
+            if wanted:
+                stop = "" if wanted.endswith("?") else "."
+                raise UserError(f"--{key} {show(value)} is not possible: it must be {wanted}{stop}")
+    _validate_lengths(config.replay)
+    if config.disag_offset >= config.dataset.length:
+        raise UserError(
+            f"--disag_offset {config.disag_offset} is not possible: it must be smaller than "
+            f"dataset.length, {config.dataset.length}."
+        )
+
+
+def _validate_lengths(replay: Config) -> None:
+    """Check the lengths of sequences against each other; 0 means unlimited."""
+    if 0 < replay.maxlen < replay.minlen:
+        raise UserError(
+            f"--replay.minlen {replay.minlen} is not possible: it must be at most replay.maxlen, "
+            f"{replay.maxlen}."
+        )
+    if 0 < replay.capacity < replay.minlen:
+        raise UserError(
+            f"--replay.capacity {replay.capacity} is not possible: it must be at least "
+            f"replay.minlen, {replay.minlen}, or 0 for no limit."
+        )

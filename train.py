@@ -1,0 +1,335 @@
+"""Train DreamerV2: collect experience, learn a world model, learn behavior in imagination.
+
+    python train.py --logdir ~/logdir/atari_pong/dreamerv2/1 --configs atari --task atari_pong
+
+`train` is the whole loop, to be read from top to bottom; `main` is the command line.
+"""
+
+import contextlib
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from dreamerv2 import rules, saved
+from dreamerv2.common import envs, flags, paths, seeding
+from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.config import Config
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.driver import Driver, RandomPolicy
+from dreamerv2.common.envs import spacefile
+from dreamerv2.common.envs.spaces import OneHotSpace
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.hush import hushed
+from dreamerv2.common.lock import RunLock
+from dreamerv2.common.logger import (
+    EpisodeLog,
+    JSONLOutput,
+    Logger,
+    Output,
+    TensorBoardOutput,
+    TerminalOutput,
+)
+from dreamerv2.common.progress import Progress
+from dreamerv2.common.replay import Replay
+from dreamerv2.common.signals import StopRequest, terminable
+from dreamerv2.common.when import Every, parse_every
+from dreamerv2.health import Locate
+from dreamerv2.learner import Learner
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CUSTOM = "custom_"  # begins the task's name of a library user's own environment
+
+
+def train(
+    config: Config,
+    make_envs: Callable[[str, int, list[int]], gymnasium.vector.VectorEnv],
+    make_agent: Callable[..., Any],
+    outputs: Sequence[Output] | None = None,
+) -> None:
+    """Run the loop until `steps`, continuing what the logdir holds.
+
+    Args:
+        config: of the run.
+        make_envs: (mode, count, seeds) -> vector of environments; mode is train or eval.
+        make_agent: (config, shapes, actions, discrete) -> agent.Agent or alike.
+        outputs: where metrics go; those of make_outputs if None.
+
+    Raises:
+        UserError: something that the user can put right; all that was collected is saved.
+    """
+    logdir = Path(config.logdir).expanduser()
+    replay = make_replay(config, logdir / "train_episodes", config.replay.capacity)
+    eval_replay = make_replay(config, logdir / "eval_episodes", config.replay.capacity // 10)
+    checkpoint = Checkpoint(logdir / "checkpoints")
+    saved_step, arrays, state = checkpoint.load() or (0, None, None)
+    step = Counter(max(saved_step, replay.stats["total_steps"]))  # agent steps
+    if step.value:
+        print(f"Continuing from agent step {step.value:,}.", flush=True)
+    frames = step.value * config.action_repeat
+    logger = Logger(step, outputs or make_outputs(logdir, frames), config.action_repeat)
+    logger.text("config", str(config))
+
+    seed = functools.partial(seeding.integer, config.seed)
+    seeds = lambda mode, n: [seed("env", mode, i, step.value) for i in range(n)]  # noqa: E731
+    train_envs = make_envs("train", config.envs, seeds("train", config.envs))
+    eval_count = max(1, min(config.envs, config.eval_eps))
+    eval_envs = make_envs("eval", eval_count, seeds("eval", eval_count))
+    # The replay comes first: the counter must never run ahead of the experience.
+    count = lambda row, index: step.increment(not row["is_first"])  # noqa: E731
+    driver = Driver(train_envs, on_step=[replay.add_step, count])
+    eval_driver = Driver(eval_envs, on_step=[eval_replay.add_step])
+    train_log, eval_log = (EpisodeLog(mode, config, logger, step) for mode in ("train", "eval"))
+    driver.on_episode(lambda episode, index: train_log(episode, replay.stats))
+    actions = train_envs.single_action_space
+
+    closing = Cleanup(replay, eval_replay, train_envs, eval_envs, logger)
+    with StopRequest(train_envs, eval_envs) as stop, closing, Locate(logdir, step):
+        # Prefill: random actions until there is enough to learn from.
+        if step < config.prefill or not replay.ready:
+            random = RandomPolicy(actions, seed("prefill", step.value))
+            with Progress("Prefill", config.prefill, "agent steps", step.value) as bar:
+                while step < config.prefill or not replay.ready:
+                    driver(random, steps=1)
+                    bar.update(config.envs)
+                    if stop:
+                        return print(ending(config, step.value, stop), flush=True)
+            eval_driver(random, episodes=1, stop=lambda: bool(stop))
+            if stop:
+                return print(ending(config, step.value, stop), flush=True)
+            driver.reset()  # the policy's first episode is all its own
+            replay.end_episodes()
+        # From here on: the score of random actions is none of the agent's.
+        eval_driver.on_episode(lambda episode, index: eval_log(episode, eval_replay.stats))
+
+        shapes = {k: s.shape for k, s in train_envs.single_observation_space.items()}
+        agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
+        learner = Learner(agent, replay.dataset(**config.dataset), logdir)
+        report_data = eval_replay.dataset(**config.dataset)
+        should_train, should_log = Every(config.train_every), Every(config.log_every)
+        should_evaluate, should_save = (
+            Every(config.eval_every),
+            parse_every(config.checkpoint_every),
+        )
+        schedules = {
+            "train": should_train,
+            "log": should_log,
+            "evaluate": should_evaluate,
+            "save": should_save,
+            "train_video": train_log.should_video,
+            "eval_video": eval_log.should_video,
+        }
+
+        def save() -> None:
+            replay.flush()  # a step counter must never run ahead of the experience on disk
+            logger.flush()
+            arrays, state = learner.save()
+            state["schedules"] = {name: when.state() for name, when in schedules.items()}
+            checkpoint.save(step.value, arrays, state)
+
+        def log() -> None:
+            logger.add(learner.metrics())
+            logger.write(fps=True)
+
+        def evaluate() -> None:
+            if eval_replay.ready:
+                logger.add(agent.report(next(report_data)), prefix="eval")
+            eval_driver.reset()
+            policy = functools.partial(agent.policy, step=step.value, mode="eval")
+            with Progress("Evaluation", config.eval_eps, "episodes") as bar:
+                for begun in range(0, config.eval_eps, eval_count):
+                    episodes = min(eval_count, config.eval_eps - begun)
+                    eval_driver(policy, episodes=episodes, stop=lambda: bool(stop))
+                    if stop:
+                        break
+                    bar.update(episodes)
+            logger.write()
+            if eval_envs is train_envs:  # a user's only one: its training episode is lost
+                driver.reset()
+                replay.end_episodes()
+
+        if arrays is not None:
+            learner.load(arrays, state)
+            for name, when in schedules.items():
+                when.restore(state["schedules"][name])
+            del arrays  # as large as the agent itself
+        saved.save_config(config)  # not before the checkpoint has turned out to fit
+        spacefile.save(logdir, train_envs)
+        while learner.updates < config.pretrain and not stop:
+            learner.update(step.value)
+
+        # The loop: act, learn, look.
+        total = config.steps * config.action_repeat
+        with Progress("Training", total, done=step.value * config.action_repeat) as bar:
+            while step < config.steps and not stop:
+                if should_evaluate(step):
+                    evaluate()
+                    continue  # a stop may have been asked for meanwhile
+                policy = functools.partial(agent.policy, step=step.value)
+                before = step.value
+                driver(policy, steps=1)  # one agent step in every environment
+                for now in range(before + 1, step.value + 1):
+                    if should_train(now):
+                        for _ in range(config.train_steps):
+                            learner.update(now)
+                if should_log(step):
+                    log()
+                if should_save(step):
+                    save()
+                bar.update(config.envs * config.action_repeat)
+                bar.show(**train_log.latest)
+        replay.end_episodes()
+        if learner.pending:  # what the updates since the last line were like
+            log()
+        save()
+    print(ending(config, step.value, stop), flush=True)
+
+
+class Cleanup:
+    """Closes what a run has open, in this order, whatever ends it and whichever cannot close."""
+
+    def __init__(self, *resources: Any):
+        self._resources = resources
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *unused: object) -> None:
+        with contextlib.ExitStack() as stack:
+            for resource in reversed(self._resources):
+                stack.callback(resource.close)
+
+
+def make_replay(config: Config, directory: Path, capacity: float) -> Replay:
+    """Open the replay in the directory; its sampling has a random stream of its own."""
+    seed = seeding.stream(config.seed, "replay", directory.name)
+    return Replay(directory, **{**config.replay, "capacity": int(capacity)}, seed=seed)
+
+
+def make_outputs(logdir: Path, start_frames: int) -> list:
+    """The places where metrics go: terminal, metrics.jsonl and TensorBoard."""
+    files = JSONLOutput(logdir, start_frames), TensorBoardOutput(logdir, start_frames)
+    return [TerminalOutput(), *files]
+
+
+def describe(config: Config) -> str:
+    """The phases of the run and their units, one line each."""
+    repeat = config.action_repeat
+    times = lambda steps: f"{int(steps):,} agent steps = {int(steps) * repeat:,} frames"  # noqa: E731
+    return "\n".join(
+        [
+            f"Prefill with random actions: {times(config.prefill)}.",
+            f"Pretraining: {config.pretrain} update(s).",
+            f"Training: {config.train_steps} update(s) per {times(config.train_every)}, "
+            f"on {config.dataset.batch} x {config.dataset.length} steps from the replay.",
+            f"Evaluation: {config.eval_eps} episode(s) every {times(config.eval_every)}.",
+            f"Metrics every {times(config.log_every)}.",
+            f"A checkpoint every {config.checkpoint_every}.",
+            f"The run ends after {times(config.steps)}.",
+        ]
+    )
+
+
+def ending(config: Config, step: int, stop: StopRequest) -> str:
+    """What to say when the loop has ended."""
+    if stop and step < config.steps:
+        return f"Stopped at agent step {step:,}, all saved. The same command continues the run."
+    return f"Done: {step:,} agent steps. More --steps continue the run from here."
+
+
+def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
+    """Return make_envs for the task of the config.
+
+    Raises:
+        UserError: the task is unknown, or an environment of a library user.
+    """
+    if config.task.startswith(CUSTOM):
+        raise UserError(
+            f"'{config.task}' is an environment that only a script of yours can make: give that "
+            f"script the flag --mode {config.mode}, or play with dreamerv2.api.load."
+        )
+
+    def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
+        return envs.make_vector_env(config.task, config, count, config.envs_parallel, mode, seeds)
+
+    return make_envs
+
+
+def make_agent(*args: Any) -> Any:
+    """Make the real agent, see agent.Agent, and say what it computes on."""
+    with hushed():  # TensorFlow takes seconds to import; --help need not wait for it
+        from dreamerv2.agent import Agent
+        from dreamerv2.common.tfutils import set_up_devices
+
+        devices = set_up_devices()
+    agent = Agent(*args)
+    print(f"{devices} Precision: {agent.dtype.name}.", flush=True)
+    return agent
+
+
+def run(
+    config: Config,
+    make_envs: Callable[..., gymnasium.vector.VectorEnv] | None = None,
+    outputs: Sequence[Output] | None = None,
+) -> None:
+    """Do what the config's mode says, with the real agent.
+
+    Args:
+        make_envs: as for `train`; None makes the environments of the config's task.
+        outputs: as for `train`.
+    """
+    if config.mode == "dream":
+        with hushed():
+            from dreamerv2.dream import dream
+        dream(config, make_agent)
+        return
+    own = make_envs is not None
+    make_envs = make_envs or task_envs(config)
+    if config.mode == "eval":
+        from dreamerv2.evaluate import evaluate  # only here: it brings pandas in
+
+        evaluate(config, make_envs, make_agent)
+        return
+    if not config.logdir:
+        raise UserError(
+            "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."
+        )
+    logdir = Path(config.logdir).expanduser()
+    if not own and not os.path.isfile(logdir / "config.yaml"):
+        envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
+    with RunLock(logdir):
+        saved.prepare(config, logdir)
+        print(config, describe(config), sep="\n", flush=True)
+        train(config, make_envs, make_agent, outputs)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line. A mistake of the user ends with one sentence and exit status 2."""
+    try:
+        argv, configs = sys.argv[1:] if argv is None else argv, paths.load_configs()
+        config = flags.parse(argv, configs)
+        if config.mode in ("eval", "dream"):  # what no flag says, the run to look at says
+            config = flags.parse(argv, {**configs, "defaults": saved.base_config(config, configs)})
+        rules.validate(config)
+        with terminable():
+            run(config)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        print(f"Error: {error.strerror}; make room, then run the same command.", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:  # before there was anything to save, or the second one
+        print("Stopped at once. The same command continues the run.", file=sys.stderr, flush=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
