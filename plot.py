@@ -1,0 +1,297 @@
+"""Draw learning curves and compare scores: load runs -> aggregate -> draw.
+
+    python plot.py --indir ~/logdir --outdir ~/plots
+    python plot.py --indir ~/logdir --outdir ~/plots --xaxis step --yaxis eval_return --bins 1e6
+
+Writes curves.png and .pdf (a panel per task), runs.json (the binned runs, to hand on), and for
+Atari games aggregate.png, .pdf, .md, .csv and .json (human-normalized metrics of all games).
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dreamerv2.common import scores, stats
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.figures import (
+    PALETTES,
+    draw_intervals,
+    draw_profiles,
+    gray_line,
+    legend,
+    limits,
+    palette,
+    panels,
+    short,
+)
+from dreamerv2.common.results import Curve, Run, write_results
+from dreamerv2.common.runs import Loaded, distinct, order, select
+from dreamerv2.common.runs import load as load_runs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one sentence and exit status 2."""
+    try:
+        make_plots(parse_args(argv))
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the flags; argparse exits with status 2 on unknown ones."""
+    parser = argparse.ArgumentParser(
+        prog="dreamerv2-plot", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    flag = parser.add_argument
+    path = pathlib.Path
+    flag("--indir", nargs="+", type=path, required=True, help="folders of runs, or result files")
+    flag("--outdir", type=path, required=True, help="folder to write to")
+    flag("--prefix", nargs="*", help="put before the methods of each --indir (default: its name)")
+    flag("--xaxis", default="step", help="metric along x (default: step, in environment frames)")
+    flag("--yaxis", help="metric along y (default: eval_return, else train_return)")
+    flag("--bins", type=float, help="bin size along x (default: about 30 bins for each task)")
+    flag("--tasks", nargs="+", default=[""], help="regexes of the tasks to draw")
+    flag("--methods", nargs="+", default=[""], help="regexes of the methods, in legend order")
+    flag("--baselines", nargs="*", default=["random", "human", "rainbow", "dreamerv2"],
+         help="names of scores/ to draw (default: random human rainbow dreamerv2)")  # fmt: skip
+    flag("--xlim", nargs=2, type=float, help="range of x")
+    flag("--ylim", nargs=2, type=float, help="range of y")
+    flag("--agg", choices=stats.AGGREGATES, default="mean", help="summary over seeds")
+    flag("--band", choices=stats.BANDS, default="std", help="band; bootstrap is a 95%% interval")
+    flag("--palette", nargs="+", default=["contrast"],
+         help=f"{', '.join(PALETTES)}, a matplotlib colormap, or a list of colors")  # fmt: skip
+    flag("--format", nargs="+", choices=["png", "pdf"], default=["png", "pdf"])
+    return parser.parse_args(argv)
+
+
+def make_plots(args: argparse.Namespace) -> None:
+    """Load, aggregate, draw and write everything that the flags ask for."""
+    args.baselines = scores.baselines(args.baselines)
+    data = load(args)
+    runs = stats.bin_runs(data.runs, args.bins)
+    curves = [*summarize(runs, args), *data.curves]
+    methods = order([curve.method for curve in curves], args.methods)
+    colors = dict(zip(methods, palette(args.palette, len(methods)), strict=True))
+    args.outdir.mkdir(parents=True, exist_ok=True)
+    write_results(args.outdir / "runs.json", runs)
+    save(draw_curves(curves, colors, data.yaxis, args), args, "curves")
+    # References are returns of whole episodes: they say nothing about a loss.
+    if data.yaxis.endswith("_return"):
+        compare(runs, data.curves, colors, args)
+
+
+# ---- Load
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """Read what --indir, --tasks and --methods ask for, under the task names of scores/."""
+    indirs = dict(zip(args.indir, prefixes(args), strict=True))
+    yaxes = [args.yaxis] if args.yaxis else ["eval_return", "train_return"]
+    loaded = load_runs(indirs, args.outdir, args.xaxis, yaxes)
+    runs = [run._replace(task=scores.canonical(run.task)) for run in loaded.runs]
+    chosen = select([*runs, *loaded.curves], args.tasks, args.methods)
+    loaded = loaded._replace(
+        runs=distinct([item for item in chosen if isinstance(item, Run)]),
+        curves=[item for item in chosen if isinstance(item, Curve)],
+    )
+    report(loaded)
+    return loaded
+
+
+def prefixes(args: argparse.Namespace) -> list[str]:
+    """Return the prefix of each --indir: none, the given ones, or the names of the folders."""
+    if args.prefix is None:
+        return [""] * len(args.indir)
+    names = args.prefix or [indir.resolve().stem for indir in args.indir]
+    if len(names) != len(args.indir):
+        raise UserError(
+            f"--prefix has {len(names)} names for {len(args.indir)} --indir; give one for each."
+        )
+    return names
+
+
+def report(loaded: Loaded) -> None:
+    """Print what was read and what was left out."""
+    items = [*loaded.runs, *loaded.curves]
+    print(f"Read {loaded.yaxis} of {len(items)} runs")
+    for key in ("task", "method"):
+        names = sorted({getattr(item, key) for item in items})
+        print(f"  {key}s ({len(names)}): {', '.join(names)}")
+    notes = [*loaded.notes]
+    if copies := sum("#" in run.seed for run in loaded.runs):
+        notes.append(f"{copies} runs share task, method and seed with another: counted as seeds")
+    print("".join(f"  note: {note}\n" for note in notes), end="")
+
+
+# ---- Aggregate
+
+
+def summarize(runs: Sequence[Run], args: argparse.Namespace) -> list[Curve]:
+    """Summarize the seeds of each task and method."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.task, run.method), []).append(run)
+    return [stats.summarize(group, args.agg, args.band) for group in groups.values()]
+
+
+def compare(
+    runs: Sequence[Run], curves: Sequence[Curve], colors: dict[str, Any], args: argparse.Namespace
+) -> None:
+    """Compute, write and draw the metrics across games, beside the published methods."""
+    ours = scores.collect(runs, curves)
+    unknown = {item.task for item in (*runs, *curves)} - {*scores.load_scores().index}
+    if unknown:
+        print(f"  note: no human score, so not in the aggregate: {', '.join(sorted(unknown))}")
+    if not ours:
+        return
+    tasks = {task for method in ours for task in method.tasks}
+    names = [name for name in args.baselines if name not in scores.REFERENCES]
+    theirs = [scores.published(name).on(tasks) for name in names]
+    methods = [*ours, *theirs]
+    metrics, chances = scores.aggregate(methods), scores.improvements(ours, theirs)
+    curves = scores.profiles(methods)
+    scores.write_tables(args.outdir, metrics, chances, curves)
+    lines = {method: {"color": color, "label": method} for method, color in colors.items()}
+    lines |= {style["label"]: style for style in baseline_styles(args.baselines).values()}
+    save(draw_aggregate(metrics, chances, curves, lines), args, "aggregate")
+
+
+# ---- Draw
+
+
+def draw_curves(
+    curves: Sequence[Curve], colors: dict[str, Any], yaxis: str, args: argparse.Namespace
+) -> Figure:
+    """Draw a panel per task, from one to all 55 games."""
+    tasks = sorted({curve.task for curve in curves})
+    styles = baseline_styles(args.baselines if yaxis.endswith("_return") else [])
+    xlabel = "environment frames" if args.xaxis == "step" else args.xaxis.replace("_", " ")
+    labels = [*colors, *(style["label"] for style in styles.values())]
+    fig, axes = panels(len(tasks), labels, xlabel, yaxis.replace("_", " "))
+    for ax, task in zip(axes, tasks, strict=True):
+        suite, _, name = task.partition("_")
+        ax.set_title((name or suite).replace("_", " ").title(), fontsize=10)
+        own = [curve for curve in curves if curve.task == task]
+        own.sort(key=lambda curve: -[*colors].index(curve.method))  # The first method on top.
+        draw_panel(ax, own, published_curves(task, styles, args), colors, styles, args)
+        draw_lines(ax, task, styles, fixed=bool(args.ylim))
+    legend(fig, labels)
+    return fig
+
+
+def draw_panel(
+    ax: Axes,
+    own: Sequence[Curve],
+    theirs: Sequence[Curve],
+    colors: dict[str, Any],
+    styles: dict[str, dict[str, Any]],
+    args: argparse.Namespace,
+) -> None:
+    """Draw the curves of one task and set the limits by what is visible of them."""
+    left, right = args.xlim or limits([np.zeros(1), *(curve.xs for curve in own)], 0.0)
+    for curve in theirs:
+        ax.plot(curve.xs, curve.mid, zorder=2, **styles[curve.method])
+    for curve in own:
+        color = colors[curve.method]
+        marker = "o" if len(curve.xs) == 1 else None
+        ax.plot(curve.xs, curve.mid, color=color, label=curve.method, marker=marker, zorder=4)
+        ax.fill_between(curve.xs, curve.low, curve.high, color=color, alpha=0.2, lw=0, zorder=3)
+    bands = [(c, y) for c in own for y in (c.low, c.high)] + [(c, c.mid) for c in theirs]
+    visible = [y[(c.xs >= left) & (c.xs <= right)] for c, y in bands]
+    ax.set_xlim(left, right)
+    ax.set_ylim(args.ylim or limits(visible, 0.05))
+
+
+def published_curves(task: str, styles: dict[str, Any], args: argparse.Namespace) -> list[Curve]:
+    """Return the reference curves of a task; they are known over environment frames only."""
+    curves = scores.load_curves() if args.xaxis == "step" else ()
+    return [curve for curve in curves if curve.task == task and curve.method in styles]
+
+
+def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bool) -> None:
+    """Draw final scores as horizontal lines; name those too far off instead of zooming out.
+
+    `fixed` keeps the limits as they are.
+    """
+    table = scores.load_scores()
+    drawn = {line.get_label() for line in ax.lines}
+    names = [name for name in styles if styles[name]["label"] not in drawn]
+    values = {name: table.loc[task, name] for name in names if task in table.index}
+    low, high = ax.get_ylim()
+    reach = 0.0 if fixed else (high - low) / 2
+    near = {name: y for name, y in values.items() if low - reach <= y <= high + reach}
+    for name, value in near.items():
+        ax.axhline(value, zorder=1, **styles[name])
+    if near and not fixed:
+        edge = 0.03 * (high - low)
+        ax.set_ylim(min(low, *near.values()) - edge, max(high, *near.values()) + edge)
+    notes = [
+        f"{'↑' if value > high else '↓'} {name} {short(float(f'{value:.3g}'))}"
+        for name, value in values.items()
+        if name not in near
+    ]
+    box = {"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 1}
+    style = {"va": "top", "fontsize": 6.5, "color": "#666666", "bbox": box if notes else None}
+    ax.text(0.03, 0.97, "\n".join(notes), transform=ax.transAxes, zorder=5, **style)
+
+
+def baseline_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give every reference a line style and a label of its own."""
+    labels = [name if name in scores.REFERENCES else name + scores.PUBLISHED for name in names]
+    return {name: gray_line(i, labels[i]) for i, name in enumerate(names)}
+
+
+def draw_aggregate(
+    metrics: pd.DataFrame, chances: pd.DataFrame, curves: pd.DataFrame, lines: dict[str, Any]
+) -> Figure:
+    """Draw the metrics of all methods, their performance profiles and who beats whom.
+
+    `lines` has the line style of every method, see figures.gray_line.
+    """
+    count = len(set(metrics["method"]))
+    heights = [0.28 * count + 0.3, max(2.6, 0.25 * len(chances))]
+    fig = Figure(figsize=(13.0, sum(heights) + 1.9))
+    grid = fig.add_gridspec(
+        2, 6, height_ratios=heights, left=0.17, right=0.98, wspace=0.25,
+        top=1 - 0.4 / (sum(heights) + 1.9), bottom=0.6 / (sum(heights) + 1.9),
+        hspace=1.6 / sum(heights),
+    )  # fmt: skip
+    for column, (name, rows) in enumerate(metrics.groupby("metric", sort=False)):
+        ax = fig.add_subplot(grid[0, column])
+        ax.set_title(str(name).replace("_", " ").replace("iqm", "IQM"), fontsize=10)
+        ax.margins(x=0.15)
+        ax.use_sticky_edges = False  # Bars would have no margin.
+        draw_intervals(ax, rows, [*rows["method"]] if column == 0 else [], lines)
+    draw_profiles(fig.add_subplot(grid[1, :2]), curves, lines)
+    if len(chances):
+        ax = fig.add_subplot(grid[1, 4:])
+        ax.set_title("probability of improvement", fontsize=10)
+        names = [f"{row.method} over {row.over}" for row in chances.itertuples()]
+        draw_intervals(ax, chances, names, lines)
+        ax.axvline(0.5, color="#777777", linewidth=1, linestyle=":")
+        ax.set_xlim(-0.03, 1.03)
+    return fig
+
+
+# ---- Write
+
+
+def save(fig: Figure, args: argparse.Namespace, name: str) -> None:
+    """Write a figure in every --format."""
+    FigureCanvasAgg(fig)
+    for kind in args.format:
+        fig.savefig(args.outdir / f"{name}.{kind}", dpi=120)
+        print(f"  wrote {args.outdir / name}.{kind}")
+
+
+if __name__ == "__main__":
+    main()
