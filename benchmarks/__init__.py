@@ -1,0 +1,1 @@
+"""What the parts of DreamerV2 cost on this machine: `python -m benchmarks --help`."""

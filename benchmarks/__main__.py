@@ -1,0 +1,106 @@
+"""The command line of the benchmarks."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.bench import Bench
+from benchmarks.measure import COLUMNS, Row
+from dreamerv2 import rules
+from dreamerv2.common import flags, paths
+from dreamerv2.common.errors import UserError, nearest
+
+# Name -> module and function. Modules are imported when their turn comes: some need TensorFlow.
+TOPICS = {
+    "roofline": ("roofline", "rows"),
+    "policy": ("update", "policy"),
+    "parts": ("parts", "rows"),
+    "update": ("update", "update"),
+    "environment": ("environment", "rows"),
+    "replay": ("replay", "rows"),
+    "startup": ("run", "startup"),
+    "loop": ("run", "loop"),
+    "memory": ("run", "memory"),
+}
+PRECISIONS = ("32", "16", "bfloat16")
+TENSORFLOW = ("roofline", "policy", "parts", "update")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The benchmarks' own flags."""
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        allow_abbrev=False,
+        description="Measure this machine's speed at everything a training run does. The roofline "
+        "is a large matrix product and a large copy, measured in the same process; other work on "
+        "the machine spoils every figure. Further flags are those of the training, such as "
+        "--rssm.hidden 200.",
+    )
+    result.add_argument("--quick", action="store_true", help="few runs, under a minute")
+    result.add_argument("--only", nargs="+", metavar="NAME", default=list(TOPICS))
+    result.add_argument("--configs", nargs="+", metavar="NAME", default=["atari"])
+    result.add_argument("--precision", nargs="+", choices=PRECISIONS, default=[])
+    result.add_argument("--json", type=Path, metavar="FILE", help="JSON lines go here, not below")
+    result.add_argument("--export", type=Path, metavar="FILE", help="write the update, no timing")
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Measure what is asked for. A mistake of the user ends with one sentence and status 2."""
+    options, rest = parser().parse_known_args(argv)
+    try:
+        for name in options.only:
+            if name not in TOPICS:
+                raise UserError(f"No benchmark is called '{name}'.{nearest(name, TOPICS)}")
+        training = ["--configs", *options.configs, *rest]
+        config = flags.parse(training, paths.load_configs())
+        rules.validate(config)
+        bench = Bench(config, training, options.precision, options.quick)
+        if options.export:
+            export(bench, options.export)
+        else:
+            measure(bench, options.only, options.json)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def export(bench: Bench, path: Path) -> None:
+    """Write the update function for another machine."""
+    bench.start_tensorflow()
+    importlib.import_module("benchmarks.update").export(bench, path)
+    print(f"Wrote {path}, {path.stat().st_size / machine.MIB:.1f} MiB.")
+
+
+def rows(topic: str, bench: Bench) -> Iterator[Row]:
+    """The rows of one topic, each as soon as it is measured."""
+    if topic in TENSORFLOW:
+        bench.start_tensorflow()
+    module, function = TOPICS[topic]
+    yield from getattr(importlib.import_module(f"benchmarks.{module}"), function)(bench)
+
+
+def measure(bench: Bench, topics: list[str], path: Path | None) -> None:
+    """Print the table row by row, then the JSON lines, or write them to a file."""
+    about = {"name": "machine", **machine.describe(), "flags": bench.flags, "quick": bench.quick}
+    lines = [json.dumps(about)]
+    for key, value in about.items():
+        print(f"{key:12} {value}")
+    print(f"\n{COLUMNS}", flush=True)
+    for topic in (name for name in TOPICS if name in topics):
+        for row in rows(topic, bench):
+            print(row.line(), flush=True)
+            lines.append(row.json())
+    text = "\n".join(lines) + "\n"
+    if path:
+        path.write_text(text)
+    else:
+        print(f"\n{text}", end="", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,131 @@
+"""A real training run that notes when things happen, in a process of its own.
+
+    python -m benchmarks.child OUTPUT UPDATES FLAGS...
+
+Runs the training's own command line, but times the calls of the environments and of the agent that
+it hands to `train.train`, ends it after so many updates, and writes what was noted to OUTPUT as
+JSON. Times are seconds since the epoch: the parent relates them to the start of the process.
+"""
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import machine
+from dreamerv2 import train as program
+from dreamerv2.common.hush import hushed
+
+IMPORTED = time.time()  # what every command line waits for
+
+
+class Finished(Exception):
+    """Ends the run from inside; the loop closes what it has open."""
+
+
+class Clock:
+    """Notes start and end of calls.
+
+    Attributes: `calls`, list of (name, start, end).
+    """
+
+    def __init__(self):
+        self.calls: list[tuple[str, float, float]] = []
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """The function, with each call noted."""
+
+        def call(*args, **kwargs):
+            start = time.time()
+            result = function(*args, **kwargs)
+            self.calls.append((name, start, time.time()))
+            return result
+
+        return call
+
+
+def main(output: str, updates: str, *argv: str) -> None:
+    """Run, then write the clock's calls and the peaks of the memory."""
+    clock, loop = Clock(), program.train
+    memory: list[dict[str, float]] = []
+
+    def timed_loop(config, make_envs: Callable, make_agent: Callable, *rest) -> None:
+        # A run begins with an evaluation, which may be a long episode and is no part of a cycle.
+        config = config.update(eval_every=0)
+        loop(config, timed_envs(clock, make_envs), timed_agent(clock, make_agent, end), *rest)
+
+    def end() -> None:
+        memory.append(machine.memory())
+        if len(memory) == int(updates):
+            raise Finished
+
+    program.train = timed_loop
+    try:
+        program.main(argv)
+    except Finished:
+        print("The benchmark has seen enough updates.", flush=True)
+    peak = {key: max(row[key] for row in memory) for key in memory[0]}
+    noted = {"imported": IMPORTED, "calls": clock.calls, "memory": peak, "gpu": gpu_memory()}
+    Path(output).write_text(json.dumps(noted))
+
+
+def timed_envs(clock: Clock, make: Callable) -> Callable:
+    """The constructor of environments, whose steps and resets are then noted."""
+
+    def make_envs(*args):
+        vector = make(*args)
+        vector.step = clock.timed("environment", vector.step)
+        vector.reset = clock.timed("environment", vector.reset)
+        return vector
+
+    return make_envs
+
+
+def timed_agent(clock: Clock, make: Callable, after_update: Callable[[], None]) -> Callable:
+    """The constructor of the agent, whose making, policy and updates are then noted."""
+
+    def imports():
+        with hushed():
+            importlib.import_module("dreamerv2.agent")
+
+    def make_agent(*args):
+        clock.timed("import", imports)()
+        agent = clock.timed("build agent", make)(*args)
+        plain = agent.train
+
+        def update(*args):
+            # On a GPU, the wait makes the update's time visible. It costs the loop little: the
+            # next update would wait for the same, see Learner.
+            return wait(plain(*args))
+
+        timed_update = clock.timed("update", update)
+
+        def counted(*args):
+            result = timed_update(*args)
+            after_update()
+            return result
+
+        agent.policy, agent.train = clock.timed("policy", agent.policy), counted
+        return agent
+
+    def wait(result):
+        from benchmarks import devices  # TensorFlow has been imported by now
+
+        return devices.wait(result)
+
+    return make_agent
+
+
+def gpu_memory() -> float:
+    """Peak of what TensorFlow had allocated on the GPU, in MiB; 0 without one."""
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return 0
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / machine.MIB
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

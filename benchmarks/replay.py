@@ -1,0 +1,56 @@
+"""The replay on disk: opening it, batches per second, what `next` makes the training wait."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.bench import Bench
+from benchmarks.measure import Row, milliseconds, repeat
+from dreamerv2.common.replay import Replay
+from dreamerv2.common.sequences import Dataset
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """Of a replay generated in a temporary folder, thus in the page cache."""
+    steps = 20_000 if bench.quick else 200_000
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "train_episodes"
+        bench.task.fill(directory, steps)
+        before = machine.memory()["rss_anon"]
+        options = {**bench.config.replay, "capacity": 0}
+        # The first opening writes an index; the ones after are what a resumed run sees.
+        start = time.perf_counter()
+        Replay(directory, **options).close()
+        first = time.perf_counter() - start
+        times = repeat(lambda: Replay(directory, **options).close(), 1.0)
+        name = f"replay of {steps:,} steps"
+        yield Row(f"{name}, open", times, "s", details={"first_s": first})
+        replay = Replay(directory, **options)
+        dataset = replay.dataset(**bench.config.dataset)
+        yield from _batches(bench, name, dataset)
+        grown = machine.memory()["rss_anon"] - before
+        yield Row(f"{name}, growth of RssAnon", [grown], "MiB")
+        replay.close()
+
+
+def _batches(bench: Bench, name: str, dataset: Dataset) -> Iterator[Row]:
+    size = sum(array.nbytes for array in next(dataset).values())
+    count = 20 if bench.quick else 100
+
+    def several() -> None:
+        for _ in range(count):
+            next(dataset)
+
+    rates = [count / t for t in repeat(several, bench.budget / 2)]
+    shape = f"{bench.config.dataset.batch} x {bench.config.dataset.length}"
+    bound = {"bytes": 2 * size, "peak_bytes": bench.roofline.host_bytes()}
+    yield Row(f"{name}, batches of {shape}", rates, "batches/s", **bound)
+    waits = []
+    for _ in range(count):
+        time.sleep(0.02)  # an update on a fast GPU
+        start = time.perf_counter()
+        next(dataset)
+        waits.append(time.perf_counter() - start)
+    yield Row(f"{name}, next() between updates of 20 ms", milliseconds(waits), "ms")
