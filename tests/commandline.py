@@ -1,0 +1,36 @@
+"""Runs the real command line: `python train.py ...` in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+# Networks so small that starting TensorFlow takes longer than learning.
+TINY = [
+    *("--rssm.hidden", "16", "--rssm.deter", "16", "--rssm.stoch", "4", "--rssm.discrete", "4"),
+    *(r"--.*\.cnn_depth", "2", r"--.*\.layers", "1", r"--.*\.units", "16"),
+    *(r"--.*\.mlp_layers", "16", "--imag_horizon", "4", "--disag_models", "2"),
+]
+
+
+def start(*arguments, cwd, **environment) -> subprocess.Popen:
+    """Start train.py with these arguments; its output can be read as text."""
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, timeout=120) -> subprocess.CompletedProcess:
+    """Wait for the end of a process and return its status and output."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

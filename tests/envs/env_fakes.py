@@ -1,0 +1,89 @@
+"""Small environments whose every observation says which step of which episode it is."""
+
+import os
+import time
+
+import gymnasium
+import numpy as np
+
+from dreamerv2.common.envs.wrappers import OneHotSpace
+
+
+class Counting(gymnasium.Env):
+    """Episode e has ``lengths[e % n]`` steps. Observations hold the episode and the step.
+
+    Every second episode is truncated, the others terminate. The reward of step t is t.
+    """
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "episode": gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
+            "step": gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32),
+            "pid": gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
+        }
+    )
+    action_space = OneHotSpace(3)
+
+    def __init__(self, lengths=(3,)):
+        self.lengths = lengths
+        self.episode = -1
+        self.count = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode += 1
+        self.count = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.count < self.lengths[self.episode % len(self.lengths)], "stepped after the end"
+        self.count += 1
+        over = self.count == self.lengths[self.episode % len(self.lengths)]
+        truncated = over and self.episode % 2 == 1
+        return self._observe(), float(self.count), over and not truncated, truncated, {}
+
+    def render(self):
+        return np.full((2, 2, 3), self.count, np.uint8)
+
+    def _observe(self):
+        return {
+            "episode": np.float32(self.episode),
+            "step": np.array([self.count], np.float32),
+            "pid": np.float32(os.getpid()),
+        }
+
+
+class Failing(Counting):
+    """Fails in the ways and at the steps given: {step: 'raise' | 'hang' | 'die'}; -1 is reset.
+
+    Args:
+      once: a path; the failure happens only as long as no file is there, and makes one.
+    """
+
+    def __init__(self, failures, once=None, lengths=(5,)):
+        super().__init__(lengths)
+        self.failures = failures
+        self.once = once
+
+    def reset(self, *, seed=None, options=None):
+        self._fail(-1)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        result = super().step(action)
+        self._fail(self.count)
+        return result
+
+    def _fail(self, step):
+        kind = self.failures.get(step)
+        if kind is None or (self.once and os.path.exists(self.once)):
+            return
+        if self.once:
+            open(self.once, "w").close()
+        if kind == "raise":
+            raise ValueError(f"broken physics in step {step}")
+        if kind == "hang":
+            self._wait_forever()
+        os._exit(7)
+
+    def _wait_forever(self):
+        time.sleep(1000)

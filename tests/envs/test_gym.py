@@ -1,0 +1,224 @@
+import types
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from env_contract import EnvContract, env_config, play
+from gymnasium import spaces
+
+from dreamerv2.common.envs import gym, make_env
+from dreamerv2.common.errors import UserError
+
+
+class TestCartPole(EnvContract):
+    def make(self, seed=0):
+        return make_env("gym_CartPole-v1", env_config(), seed=seed)
+
+
+class TestPendulum(EnvContract):
+    def make(self, seed=0):
+        return make_env("gym_Pendulum-v1", env_config(), seed=seed)
+
+
+class TestFrozenLake(EnvContract):
+    steps = 60
+
+    def make(self, seed=0):
+        return make_env("gym_FrozenLake-v1", env_config(), seed=seed)
+
+
+def test_a_registered_time_limit_truncates():
+    env = make_env("gym_Pendulum-v1", env_config())
+    env.reset()
+    flags = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(200)]
+    assert flags == [(False, False)] * 199 + [(False, True)]
+
+
+def test_action_repeat_and_time_limit_of_the_config_apply():
+    env = make_env("gym_Pendulum-v1", env_config(action_repeat=2, time_limit=10))
+    env.reset()
+    assert [env.step(np.zeros(1, np.float32))[3] for _ in range(10)] == [False] * 9 + [True]
+    assert env.unwrapped is not None
+
+
+def test_unknown_names_say_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'CartPole-v1'"):
+        make_env("gym_CartPol-v1", env_config())
+
+
+def test_a_missing_dependency_is_said_in_a_sentence():
+    gymnasium.register("Missing-v0", entry_point="package_that_is_not_there:Env")
+    with pytest.raises(UserError, match="cannot make 'Missing-v0': .*package_that_is_not_there"):
+        make_env("gym_Missing-v0", env_config())
+
+
+class Observes(gymnasium.Env):
+    """One observation, again and again."""
+
+    def __init__(self, space, value):
+        self.observation_space = space
+        self.action_space = spaces.Discrete(2)
+        self.value = value
+
+    def reset(self, *, seed=None, options=None):
+        return self.value, {}
+
+    def step(self, action):
+        return self.value, 0.0, False, False, {}
+
+
+IMAGE = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "expected"),
+    [
+        (spaces.Box(0, 255, (2, 2, 3), np.uint8), IMAGE, {"image": IMAGE}),
+        (spaces.Box(0, 255, (2, 2), np.uint8), IMAGE[..., 0], {"image": IMAGE[..., :1]}),
+        (spaces.Box(-1, 1, (2,), np.float64), [0.5, 1], {"observation": [0.5, 1]}),
+        (spaces.Box(-1, 1, (), np.float32), 0.5, {"observation": 0.5}),
+        (spaces.Box(0, 9, (2, 2), np.int64), [[1, 2], [3, 4]], {"observation": [1, 2, 3, 4]}),
+        (spaces.Box(0, 255, (3,), np.uint8), [1, 2, 255], {"observation": [1, 2, 255]}),
+        (spaces.Discrete(3, start=4), 5, {"observation": [0, 1, 0]}),
+        (spaces.MultiDiscrete([2, 3]), [1, 2], {"observation": [0, 1, 0, 0, 1]}),
+        (spaces.MultiBinary(2), [1, 0], {"observation": [1, 0]}),
+        (
+            spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)}), "c": spaces.Box(0, 1, (1,))}),
+            {"a": {"b": 1}, "c": [0.25]},
+            {"a.b": [0, 1], "c": [0.25]},
+        ),
+    ],
+)
+def test_observations_of_many_kinds_become_a_dict(space, value, expected):
+    env = gym.wrap(Observes(space, value), env_config(render_size=(2, 2)))
+    obs, _ = env.reset()
+    assert set(obs) == set(expected) == set(env.observation_space)
+    for key, array in obs.items():
+        assert array.tolist() == np.asarray(expected[key]).tolist(), key
+        assert env.observation_space[key].contains(array), key
+        assert array.dtype == (np.uint8 if key == "image" else np.float32)
+
+
+def test_text_is_left_out_with_a_warning():
+    space = spaces.Dict({"text": spaces.Text(5), "x": spaces.Box(0, 1, (1,))})
+    with pytest.warns(UserWarning, match="text observation 'text' is left out"):
+        env = gym.wrap(Observes(space, {"text": "hello", "x": [0.0]}), env_config())
+    assert set(env.reset()[0]) == {"x"}
+
+
+def test_unsupported_observations_are_refused_by_key():
+    space = spaces.Dict({"pair": spaces.Tuple([spaces.Discrete(2)])})
+    with pytest.raises(UserError, match="observation 'pair' is Tuple"):
+        gym.wrap(Observes(space, None), env_config())
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "message"),
+    [
+        (spaces.Box(0, 255, (2, 2, 3), np.uint8), IMAGE / 255, r"float64 \[2, 2, 3\]; .* uint8"),
+        (spaces.Box(0, 1, (2, 2)), np.zeros((2, 3)), r"\[2, 3\]; .* float32 \[4\]"),
+        (spaces.Discrete(3), 3, "'observation' .* out of range"),
+        (spaces.Dict({"x": spaces.Box(0, 1, (1,))}), {"y": [0.0]}, "'x' is missing"),
+        (spaces.Box(0, 1, (1,)), [np.nan], "'observation' contains NaN"),
+    ],
+)
+def test_a_broken_observation_is_named_with_what_was_expected(space, value, message):
+    env = gym.wrap(Observes(space, value), env_config(render_size=(2, 2)))
+    with pytest.raises(UserError, match=message):
+        env.reset()
+
+
+def old_space(kind, **fields):
+    """A space of old gym, which is not gymnasium's class but has its name and fields."""
+    return type(kind, (types.SimpleNamespace,), {})(**fields)
+
+
+class OldGym:
+    """The API of gym 0.21: reset returns the observation, step four entries, seed is a method."""
+
+    observation_space = old_space(
+        "Box", low=np.zeros(1), high=np.ones(1), shape=(1,), dtype=np.dtype("float64")
+    )
+    action_space = old_space("Discrete", n=2)
+    metadata = {}
+
+    def __init__(self, cut_off):
+        self.cut_off = cut_off
+        self.count = 0
+        self.seeds = []
+
+    def seed(self, seed=None):
+        self.seeds.append(seed)
+
+    def reset(self):
+        self.count = 0
+        return np.array([0.0])
+
+    def step(self, action):
+        self.count += 1
+        info = {"TimeLimit.truncated": True} if self.cut_off and self.count == 3 else {}
+        return np.array([float(self.count)]), 1.0, self.count == 3, info
+
+    def render(self, mode="human"):
+        return mode
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_old_gym_with_four_entries(cut_off):
+    inner = OldGym(cut_off)
+    env = gym.wrap(inner, env_config(), seed=11)
+    assert env.observation_space["observation"].shape == (1,) and env.action_space.n == 2
+    rows = play(env, 3)
+    assert inner.seeds == [11], "seeded other than once, at the first reset"
+    assert [row[0]["observation"][0] for row in rows] == [0, 1, 2, 3, 0]
+    assert rows[3][2:] == (not cut_off, cut_off), "a time limit was taken for a termination"
+    assert env.render() == "rgb_array"
+    env.close()
+
+
+class OldGymFive(OldGym):
+    """The API of gym 0.26."""
+
+    def reset(self, seed=None, options=None):
+        self.seeds.append(seed)
+        return super().reset(), {}
+
+    def step(self, action):
+        obs, reward, done, info = super().step(action)
+        return obs, reward, done and not self.cut_off, done and self.cut_off, info
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_old_gym_with_five_entries(cut_off):
+    inner = OldGymFive(cut_off)
+    rows = play(gym.wrap(inner, env_config(), seed=3), 3)
+    assert inner.seeds[0] == 3 and set(inner.seeds[1:]) == {None}
+    assert rows[3][2:] == (not cut_off, cut_off)
+
+
+def test_real_old_gym_if_installed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old = pytest.importorskip("gym", reason="the old package gym is not installed")
+        env = gym.wrap(old.make("CartPole-v1", disable_env_checker=True), env_config(), seed=0)
+        rows = play(env, 50)
+    assert all(row[0]["observation"].shape == (4,) for row in rows)
+    assert any(row[2] for row in rows)
+
+
+class Pair(OldGym):
+    def step(self, action):
+        return 1, 2
+
+
+def test_a_step_of_another_form_is_explained():
+    env = gym.wrap(Pair(False), env_config())
+    env.reset()
+    with pytest.raises(UserError, match=r"must return \(obs, reward, terminated, .*info\)"):
+        env.step(np.array([1, 0], np.float32))
+
+
+def test_what_is_no_environment_is_refused():
+    with pytest.raises(UserError, match="is no environment, because it has no reset"):
+        gym.wrap("CartPole-v1", env_config())

@@ -1,0 +1,225 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from env_contract import env_config
+from env_fakes import Counting, Failing
+
+from dreamerv2.common.envs import make_vector_env, vectorize
+from dreamerv2.common.errors import UserError
+
+ACTIONS = np.eye(3, dtype=np.float32)[[0, 1]]
+PARALLEL = ["none", "process"]
+
+
+def alive(pid):
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def vector():
+    """``vectorize``, with everything it made closed at the end."""
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(vectorize(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for envs in made:
+        envs.close()
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_rows_belong_to_their_environments(vector, parallel):
+    envs = vector([lambda: Counting((2,)), lambda: Counting((3,))], parallel)
+    assert isinstance(envs, gymnasium.vector.VectorEnv) and envs.num_envs == 2
+    assert envs.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.DISABLED
+    obs, _ = envs.reset()
+    assert obs["step"].tolist() == [[0], [0]] and obs["step"].dtype == np.float32
+    envs.step(ACTIONS)
+    obs, reward, terminated, truncated, _ = envs.step(ACTIONS)
+    assert obs["step"].tolist() == [[2], [2]] and reward.tolist() == [2, 2]
+    assert terminated.tolist() == [True, False] and truncated.tolist() == [False, False]
+    with pytest.raises(RuntimeError, match=r"Reset the finished environments \[0\]"):
+        envs.step(ACTIONS)
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_reset_mask_touches_only_its_environments(vector, parallel):
+    envs = vector([lambda: Counting((1, 4)), lambda: Counting((3,))], parallel)
+    envs.reset()
+    envs.step(ACTIONS)
+    obs, _ = envs.reset(options={"reset_mask": np.array([True, False])})
+    assert obs["episode"].tolist() == [1, 0] and obs["step"].tolist() == [[0], [1]]
+    obs = envs.step(ACTIONS)[0]
+    assert obs["step"].tolist() == [[1], [2]]
+    assert [frame[0, 0, 0] for frame in envs.render()] == [1, 2]
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_returned_arrays_may_be_kept(vector, parallel):
+    envs = vector([Counting, Counting], parallel)
+    kept = [envs.reset()[0]["step"]] + [envs.step(ACTIONS)[0]["step"] for _ in range(3)]
+    assert [rows[0, 0] for rows in kept] == [0, 1, 2, 3]
+
+
+def test_each_environment_has_a_process_of_its_own_that_ends_with_close(vector):
+    envs = vector([Counting, Counting], "process")
+    pids = {int(pid) for pid in envs.reset()[0]["pid"]}
+    assert len(pids) == 2 and os.getpid() not in pids
+    envs.close()
+    assert not any(alive(pid) for pid in pids), "a worker outlived close()"
+
+
+def test_process_and_none_give_the_same_games():
+    actions = np.eye(6, dtype=np.float32)[np.random.default_rng(0).integers(6, size=(20, 2))]
+    results = []
+    for parallel in PARALLEL:
+        envs = make_vector_env("atari_pong", env_config(), 2, parallel, seeds=[4, 5])
+        results.append([envs.reset()[0]["image"], *(envs.step(a)[0]["image"] for a in actions)])
+        envs.close()
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+    assert not np.array_equal(results[0][-1][0], results[0][-1][1]), "both have one seed"
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_an_exception_arrives_with_its_own_traceback(vector, parallel):
+    envs = vector([Counting, lambda: Failing({2: "raise"})], parallel)
+    pids = envs.reset()[0]["pid"]
+    envs.step(ACTIONS)
+    with pytest.raises(ValueError, match="broken physics in step 2") as caught:
+        envs.step(ACTIONS)
+    lines = [str(entry.path) for entry in caught.traceback] + [str(caught.value.__cause__)]
+    assert "env_fakes.py" in "".join(lines), "the place of the failure is lost"
+    if parallel == "process":
+        assert not any(alive(pid) for pid in pids), "a failure left an orphan process"
+
+
+def test_a_failure_in_the_constructor_arrives_as_well(vector):
+    def broken():
+        raise UserError("no such level")
+
+    with pytest.raises(UserError, match="no such level"):
+        vector([Counting, broken], "process")
+
+
+def test_a_worker_that_dies_is_reported(vector):
+    envs = vector([Counting, lambda: Failing({1: "die"})], "process")
+    envs.reset()
+    with pytest.raises(ConnectionError, match="ended in 'step' with exit status 7"):
+        envs.step(ACTIONS)
+
+
+def test_a_hung_worker_is_reported_with_the_place_where_it_hangs(vector):
+    envs = vector([Counting, lambda: Failing({1: "hang"})], "process", env_config(env_timeout=0.5))
+    pids = envs.reset()[0]["pid"]
+    with pytest.raises(TimeoutError, match="(?s)'step' within env_timeout = 0.5.*_wait_forever"):
+        envs.step(ACTIONS)
+    assert not any(alive(pid) for pid in pids), "the hung worker lives on"
+
+
+@pytest.mark.parametrize("failure", ["hang", "die"])
+def test_a_lost_worker_is_started_again_and_its_episode_truncated(vector, tmp_path, failure):
+    once = str(tmp_path / "failed")
+    config = env_config(env_timeout=2, env_restarts=1)
+    envs = vector([Counting, lambda: Failing({2: failure}, once)], "process", config)
+    envs.reset()
+    envs.step(ACTIONS)
+    obs, reward, terminated, truncated, _ = envs.step(ACTIONS)
+    assert obs["step"].tolist() == [[2], [1]], "the last observation was not repeated"
+    assert reward.tolist() == [2, 0]
+    assert truncated.tolist() == [False, True] and not terminated.any()
+    obs, _ = envs.reset(options={"reset_mask": np.array([False, True])})
+    assert obs["step"].tolist() == [[2], [0]]
+    assert envs.step(ACTIONS)[0]["step"].tolist() == [[3], [1]]
+
+
+def test_a_hanging_reset_is_tried_again_in_a_new_worker(vector, tmp_path):
+    once = str(tmp_path / "failed")
+    config = env_config(env_timeout=2, env_restarts=1)
+    envs = vector([lambda: Failing({-1: "hang"}, once)], "process", config)
+    assert envs.reset()[0]["step"].tolist() == [[0]]
+
+
+def test_different_spaces_are_refused(vector):
+    class Other(Counting):
+        observation_space = gymnasium.spaces.Dict(
+            {"step": gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)}
+        )
+
+    with pytest.raises(UserError, match="Environment 1 has the spaces"):
+        vector([Counting, Other])
+
+
+@pytest.mark.parametrize(
+    ("parallel", "message"),
+    [("thread", "'thread' is not offered"), ("proces", "Did you mean 'process'")],
+)
+def test_unknown_ways_of_running_are_refused(parallel, message):
+    with pytest.raises(UserError, match=message):
+        vectorize([Counting], parallel)
+
+
+def test_as_many_seeds_as_environments():
+    with pytest.raises(UserError, match="2 environments need 2 seeds"):
+        make_vector_env("atari_pong", env_config(), 2, seeds=[1])
+
+
+SCRIPT = """
+import time
+import gymnasium
+import numpy as np
+from dreamerv2.common.envs import vectorize
+
+class Mine(gymnasium.Env):  # of the main script: it travels by value
+    observation_space = gymnasium.spaces.Dict(
+        {"loaded": gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
+         "pid": gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32)})
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    def reset(self, *, seed=None, options=None):
+        import os, sys
+        loaded = np.float32("tensorflow" in sys.modules)
+        return {"loaded": loaded, "pid": np.float32(os.getpid())}, {}
+    def step(self, action):
+        time.sleep(1000)
+
+envs = vectorize([Mine, Mine], "process")  # no __main__ guard
+obs, _ = envs.reset()
+assert not obs["loaded"].any(), "a worker has imported TensorFlow"
+print(*map(int, obs["pid"]), flush=True)
+envs.step(np.zeros((2, 1), np.float32))
+"""
+
+
+def test_workers_end_when_the_main_process_is_killed_even_while_they_hang(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2 and all(alive(pid) for pid in pids)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in pids), "workers survived the main process"
+
+
+def test_ctrl_c_leaves_the_workers_to_the_main_process(vector):
+    """A signal to the process group of the terminal must not end an environment mid-step."""
+    envs = vector([Counting], "process")
+    pid = int(envs.reset()[0]["pid"][0])
+    assert os.getpgid(pid) != os.getpgid(0)

@@ -1,0 +1,234 @@
+import gymnasium
+import numpy as np
+import pytest
+from env_contract import env_config
+from env_fakes import Counting, Failing
+from gymnasium.spaces import Box, Dict, Discrete
+
+from dreamerv2.common.envs import wrappers
+from dreamerv2.common.envs.wrappers import OneHotSpace
+from dreamerv2.common.errors import UserError
+
+
+class Scripted(gymnasium.Env):
+    """Returns the given observations one after the other and remembers the actions."""
+
+    def __init__(self, space, *observations, actions=None, reward=1.0):
+        self.observation_space = space
+        self.action_space = Discrete(2) if actions is None else actions
+        self.observations = list(observations)
+        self.reward = reward
+        self.seen = []
+
+    def reset(self, *, seed=None, options=None):
+        return self.observations.pop(0), {}
+
+    def step(self, action):
+        self.seen.append(action)
+        return self.observations.pop(0), self.reward, False, False, {}
+
+
+VECTOR = Dict({"x": Box(-1, 1, (2,), np.float32)})
+GOOD = {"x": np.zeros(2, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({}, "lacks the key 'x'"),
+        ({"x": np.zeros(3, np.float32)}, r"'x' is float32 \[3\]; .* promises float32 \[2\]"),
+        ({"x": np.zeros(2, np.int64)}, r"'x' is int64 \[2\]; .* promises float32 \[2\]"),
+        ({"x": np.array([0, np.nan], np.float32)}, "'x' contains NaN or Inf"),
+        ({"x": np.array([0, np.inf], np.float32)}, "'x' contains NaN or Inf"),
+    ],
+)
+def test_a_broken_observation_is_named(bad, message):
+    with pytest.raises(UserError, match=message):
+        wrappers.CheckSpaces(Scripted(VECTOR, bad)).reset()
+    env = wrappers.CheckSpaces(Scripted(VECTOR, GOOD, bad))
+    env.reset()
+    with pytest.raises(UserError, match=message):
+        env.step(0)
+
+
+def test_a_reward_that_is_nan_is_named():
+    env = wrappers.CheckSpaces(Scripted(VECTOR, GOOD, GOOD, reward=float("nan")))
+    env.reset()
+    with pytest.raises(UserError, match="reward nan"):
+        env.step(0)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (Box(0, 1, (2,), np.float32), "must be a Dict"),
+        (Dict({}), "at least one key"),
+        (Dict({"reward": Box(0, 1, (), np.float32)}), "'reward' is reserved"),
+        (Dict({"x": Box(0, 1, (2,), np.float64)}), "'x' is Box"),
+        (Dict({"x": Box(0, 1, (2, 2), np.float32)}), "'x' is Box"),
+        (Dict({"x": Discrete(3)}), "'x' is Discrete"),
+    ],
+)
+def test_spaces_outside_the_contract_are_refused(space, message):
+    with pytest.raises(UserError, match=message):
+        wrappers.CheckSpaces(Scripted(space))
+
+
+def test_one_hot_actions_become_indices_from_the_start_of_the_space():
+    inner = Scripted(VECTOR, GOOD, GOOD, GOOD, actions=Discrete(3, start=5))
+    env = wrappers.OneHotAction(inner)
+    assert env.action_space == OneHotSpace(3) and env.action_space.n == 3
+    env.reset()
+    env.step(np.array([1, 0, 0], np.float32))
+    env.step(np.array([0, 0, 1], np.float32))
+    assert inner.seen == [5, 7]
+
+
+@pytest.mark.parametrize("action", [[0, 0, 0], [1, 1, 0], [0.5, 0.5, 0], [1, 0], [[1, 0, 0]]])
+def test_what_is_not_one_hot_is_refused(action):
+    env = wrappers.OneHotAction(Scripted(VECTOR, GOOD, actions=Discrete(3)))
+    with pytest.raises(ValueError, match="one-hot"):
+        env.step(np.array(action, np.float32))
+
+
+def test_one_hot_space_draws_every_choice():
+    space = OneHotSpace(4)
+    space.seed(0)
+    draws = [space.sample() for _ in range(100)]
+    assert all(space.contains(draw) and draw.dtype == np.float32 for draw in draws)
+    assert {int(draw.argmax()) for draw in draws} == {0, 1, 2, 3}
+    assert not space.contains(np.array([0.5, 0.5, 0, 0], np.float32))
+    assert space != OneHotSpace(5) and space != Box(0, 1, (4,), np.float32)
+
+
+def test_bounded_actions_are_scaled_and_unbounded_ones_pass():
+    low = np.array([[0, -np.inf], [-2, 0]])
+    high = np.array([[10, np.inf], [2, np.inf]])
+    inner = Scripted(VECTOR, *[GOOD] * 4, actions=Box(low, high, dtype=np.float64))
+    env = wrappers.NormalizeAction(inner)
+    assert env.action_space.low.tolist() == [-1, -np.inf, -1, -np.inf]
+    assert env.action_space.high.tolist() == [1, np.inf, 1, np.inf]
+    env.step(np.array([-1, 7, 0.5, -3], np.float32))
+    env.step(np.array([1.0000001, -7, -1, 0], np.float32))
+    assert inner.seen[0].tolist() == [[0, 7], [1, -3]] and inner.seen[0].dtype == np.float64
+    assert inner.seen[1].tolist() == [[10, -7], [-2, 0]], "a rounding error passed the bound"
+    with pytest.raises(ValueError, match="shape"):
+        env.step(np.zeros((1, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.MultiBinary(3),
+        gymnasium.spaces.Tuple([Discrete(2)]),
+        Dict({"a": Discrete(2)}),
+    ],
+)
+def test_unsupported_actions_are_refused(space):
+    with pytest.raises(UserError, match="action space .* is not supported"):
+        wrappers.adapt_action(Scripted(VECTOR, actions=space))
+
+
+def test_time_limit_truncates_and_starts_over():
+    env = wrappers.TimeLimit(Counting((100,)), 3)
+    for _ in range(2):
+        env.reset()
+        flags = [env.step(None)[2:4] for _ in range(3)]
+        assert flags == [(False, False), (False, False), (False, True)]
+
+
+def test_time_limit_does_not_hide_a_termination():
+    env = wrappers.TimeLimit(Counting((3,)), 3)
+    env.reset()
+    assert [env.step(None)[2] for _ in range(3)][-1], "terminated at the limit"
+
+
+def test_action_repeat_adds_rewards_and_stops_at_the_end():
+    env = wrappers.ActionRepeat(Counting((3,)), 2)
+    env.reset()
+    obs, reward, terminated, _, _ = env.step(None)
+    assert obs["step"] == [2] and reward == 1 + 2 and not terminated
+    obs, reward, terminated, _, _ = env.step(None)
+    assert obs["step"] == [3] and reward == 3 and terminated
+
+
+def test_images_of_any_size_and_number_are_resized():
+    space = Dict(
+        {
+            "front": Box(0, 255, (30, 40, 3), np.uint8),
+            "depth": Box(0, 255, (8, 8, 1), np.uint8),
+            "right": Box(0, 255, (10, 12, 3), np.uint8),
+            "x": VECTOR["x"],
+        }
+    )
+    obs = {"front": np.full((30, 40, 3), 7, np.uint8), "depth": np.full((8, 8, 1), 9, np.uint8)}
+    obs |= {"right": np.full((10, 12, 3), 5, np.uint8), **GOOD}
+    env = wrappers.standardize(Scripted(space, obs), env_config(render_size=(10, 12)))
+    result = env.reset()[0]
+    assert {k: v.shape for k, v in result.items()} == {
+        "front": (10, 12, 3),
+        "depth": (10, 12, 1),
+        "right": (10, 12, 3),
+        "x": (2,),
+    }
+    assert (result["front"] == 7).all() and (result["depth"] == 9).all()
+    assert result["right"] is obs["right"], "an image that fits was copied"
+    assert all(env.observation_space[k].shape == v.shape for k, v in result.items())
+
+
+class Fragile(Failing):
+    """Made once for each call of ``constructor``, which counts the calls and their seeds."""
+
+    made: list = []
+
+    @classmethod
+    def constructor(cls, failures, once):
+        def construct(seed):
+            cls.made.append(seed)
+            return cls(failures, once)
+
+        cls.made = []
+        return construct
+
+
+def test_restart_truncates_the_episode_and_goes_on(tmp_path, caplog):
+    construct = Fragile.constructor({3: "raise"}, str(tmp_path / "failed"))
+    env = wrappers.Restart(construct, 1, seed=8)
+    env.reset()
+    env.step(None)
+    before = env.step(None)[0]
+    obs, reward, terminated, truncated, _ = env.step(None)
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert obs == before, "the last observation was not repeated"
+    assert "broken physics in step 3" in caplog.text, "the traceback was not shown"
+    assert env.reset()[0]["step"] == [0]
+    assert [env.step(None)[2] for _ in range(5)][-1]
+    assert len(Fragile.made) == 2 and Fragile.made[0] == 8 != Fragile.made[1]
+
+
+def test_restart_tries_a_failed_reset_again(tmp_path):
+    env = wrappers.Restart(Fragile.constructor({-1: "raise"}, str(tmp_path / "failed")), 1, seed=0)
+    assert env.reset()[0]["step"] == [0]
+
+
+@pytest.mark.parametrize("step", [-1, 1])
+def test_restarts_run_out(step):
+    env = wrappers.Restart(Fragile.constructor({step: "raise"}, None), 2, seed=0)
+    with pytest.raises(ValueError, match="broken physics"):
+        for _ in range(3):
+            env.reset()
+            env.step(None)
+    assert len(Fragile.made) == 3, "made a different number of times than once and two restarts"
+
+
+def test_a_user_error_is_not_tried_again():
+    made = []
+
+    def construct(seed):
+        made.append(seed)
+        return wrappers.CheckSpaces(Scripted(VECTOR, {}))
+
+    env = wrappers.Restart(construct, 5, seed=0)
+    with pytest.raises(UserError, match="lacks the key"):
+        env.reset()
+    assert len(made) == 1

@@ -1,0 +1,68 @@
+"""Rows of experience that tell where they come from, for the tests of the replay."""
+
+import itertools
+
+import numpy as np
+
+from dreamerv2.common.replay import Replay
+
+
+def make_row(episode, t, last=-1, terminal=True, first=None):
+    """Return row t of an episode whose last row is `last`; every value tells episode and t."""
+    is_last = t == last
+    return {
+        "image": np.full((2, 2, 1), (7 * episode + t) % 256, np.uint8),
+        "action": np.array([episode, t], np.float32),
+        "reward": np.float64(100 * episode + t),
+        "is_first": t == 0 if first is None else first,
+        "is_last": is_last,
+        "is_terminal": is_last and terminal,
+        "log_extra": np.int64(t),
+    }
+
+
+def add_episode(replay, episode, steps, worker=0, **kwargs):
+    """Add a whole episode of that many steps."""
+    for t in range(steps + 1):
+        replay.add_step(make_row(episode, t, steps, **kwargs), worker)
+
+
+def make_arrays(episode, steps):
+    """Return a whole episode as arrays [steps+1, ...]."""
+    rows = [make_row(episode, t, steps) for t in range(steps + 1)]
+    arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return {**arrays, "reward": arrays["reward"].astype(np.float32)}
+
+
+def check_rows(batch):
+    """Assert that all keys of every row of a batch come from the same time step."""
+    episode, t = batch["action"][..., 0], batch["action"][..., 1]
+    np.testing.assert_array_equal(batch["reward"], 100 * episode + t)
+    np.testing.assert_array_equal(batch["image"][..., 1, 1, 0], (7 * episode + t) % 256)
+
+
+def fill(directory, lengths=(30, 12, 47), **options):
+    """Return a replay with episodes 0, 1, ... of those steps."""
+    replay = Replay(directory, **options)
+    for episode, steps in enumerate(lengths):
+        add_episode(replay, episode, steps)
+    return replay
+
+
+def places(batch):
+    """Return (episode, t) of every row of a batch, as a nested list."""
+    return batch["action"].astype(int).tolist()
+
+
+def take(dataset, count):
+    """Return the places of the next batches."""
+    return [places(next(dataset)) for _ in range(count)]
+
+
+def sequences(batches, row):
+    """Cut the concatenated rows of one stream where is_first says a sequence begins."""
+    action = np.concatenate([batch["action"][row] for batch in batches]).astype(int)
+    first = np.concatenate([batch["is_first"][row] for batch in batches])
+    starts = [*np.flatnonzero(first), len(first)]
+    assert starts[0] == 0, "the first row of a stream begins no sequence"
+    return [action[a:b] for a, b in itertools.pairwise(starts)]

@@ -1,0 +1,53 @@
+"""Environments of unusual observations, for runs of `gym_odd_envs:NAME` from the command line."""
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+
+class Mixed(gymnasium.Env):
+    """Two images of different sizes, a matrix, a scalar, a choice and something to log.
+
+    Args:
+        bad: step at which the observation turns NaN; -1 never.
+    """
+
+    observation_space = Dict(
+        {
+            "front": Box(0, 255, (48, 40, 3), np.uint8),
+            "map": Box(0, 255, (20, 30), np.uint8),
+            "joints": Box(-1, 1, (2, 2), np.float64),
+            "speed": Box(-np.inf, np.inf, (), np.float32),
+            "gear": Discrete(3),
+            "log_count": Box(-np.inf, np.inf, (), np.float32),
+        }
+    )
+    action_space = Box(np.array([0, -np.inf], np.float32), np.array([4, np.inf], np.float32))
+
+    def __init__(self, bad: int = -1):
+        self.bad = bad
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert 0 <= action[0] <= 4, "bounded dimensions are scaled back"
+        self.count += 1
+        return self._observe(), 0.5, self.count == 12, False, {}
+
+    def _observe(self):
+        rng = self.np_random
+        return {
+            "front": rng.integers(0, 256, (48, 40, 3), dtype=np.uint8),
+            "map": rng.integers(0, 256, (20, 30), dtype=np.uint8),
+            "joints": rng.uniform(-1, 1, (2, 2)),
+            "speed": np.float32(np.nan if self.count == self.bad else self.count),
+            "gear": self.count % 3,
+            "log_count": np.float32(self.count),
+        }
+
+
+gymnasium.register("Mixed-v0", Mixed)
+gymnasium.register("Broken-v0", Mixed, kwargs={"bad": 7})

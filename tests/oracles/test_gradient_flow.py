@@ -1,0 +1,255 @@
+"""Where gradients must flow and where they must not."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import (
+    make_batch,
+    make_behavior,
+    make_model,
+    random_start,
+    small_config,
+    tensors_of,
+    weights_of,
+)
+
+from dreamerv2 import losses
+from dreamerv2.common import dists
+from dreamerv2.common.tfutils import recording
+
+SEED, STEP = tf.constant([1, 2], tf.int32), tf.constant(0, tf.int64)
+VECTOR = {"position": (3,)}
+
+
+def norm_of(tape, loss, variables):
+    """Norm of the gradient; 0 where there is none."""
+    grads = tape.gradient(loss, variables, unconnected_gradients="zero")
+    return float(tf.linalg.global_norm([tf.convert_to_tensor(grad) for grad in grads]))
+
+
+def imagined(change, discrete):
+    config = small_config({"imag_horizon": 3}, change)
+    model = make_model(config, shapes=VECTOR)
+    behavior = make_behavior(config, model, discrete)
+    rng = np.random.default_rng(3)
+    stoch = np.eye(4)[rng.integers(0, 4, (2, 3, 3))]
+    start = {"deter": tf.constant(rng.normal(size=(2, 3, 6))), "stoch": tf.constant(stoch)}
+    return model, behavior, start
+
+
+# --- straight-through ---
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda d: d.sample(tf.constant([[0.1, 0.9], [0.4, 0.6]])), lambda d: d.mode()]
+)
+def test_the_gradient_of_a_sample_is_that_of_its_probabilities(draw):
+    rng = np.random.default_rng(0)
+    logits, pull = tf.constant(rng.normal(size=(2, 2, 5))), tf.constant(rng.normal(size=(2, 2, 5)))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        sample = tf.reduce_sum(pull * draw(dists.OneHot(logits)))
+        probs = tf.reduce_sum(pull * tf.nn.softmax(logits))
+    one, other = tape.gradient(sample, logits), tape.gradient(probs, logits)
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+    p, g = tf.nn.softmax(logits).numpy(), pull.numpy()
+    np.testing.assert_allclose(one, p * (g - (p * g).sum(-1, keepdims=True)), rtol=1e-9)
+
+
+def test_truncated_samples_have_the_gradient_of_the_inverse_cdf_also_at_the_edge():
+    mean, std, eps = 0.9, 0.7, 1e-6
+    for u in (0.3, 0.9999999):
+        sample = lambda m, s: dists.TruncNormal(m, s).sample(tf.constant([[u]], tf.float64))  # noqa: B023, E731
+        m, s = tf.constant([[mean]], tf.float64), tf.constant([[std]], tf.float64)
+        with tf.GradientTape() as tape:
+            tape.watch((m, s))
+            value = sample(m, s)
+        for grad, step in zip(tape.gradient(value, (m, s)), ((eps, 0), (0, eps)), strict=True):
+            ends = [sample(m + sign * step[0], s + sign * step[1]) for sign in (1, -1)]
+            quotient = (ends[0] - ends[1]) / (2 * eps)
+            if u < 0.9:
+                assert np.abs(grad - quotient) < 1e-6
+            else:
+                assert np.isfinite(grad).all(), "clipping must not break the gradient"
+
+
+# --- KL balancing ---
+
+
+def kl_gradients(balance, forward=False, free=0.0):
+    """Norms of the gradient of the KL loss to posterior and prior."""
+    rng = np.random.default_rng(0)
+    post, prior = ({"logit": tf.constant(rng.normal(size=(2, 3, 4, 5)))} for _ in range(2))
+    dist = lambda state: dists.OneHot(state["logit"], event=1)  # noqa: E731
+    with tf.GradientTape() as tape:
+        tape.watch((post, prior))
+        loss, _ = losses.kl_balance(post, prior, dist, balance, free, True, forward)
+    grads = tape.gradient(loss, (post, prior), unconnected_gradients="zero")
+    return [grad["logit"].numpy() for grad in grads]
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_each_term_of_the_kl_moves_one_side(forward):
+    post, prior = kl_gradients(1.0, forward)
+    assert not post.any() and prior.any(), "the prior's term moved the posterior"
+    post, prior = kl_gradients(0.0, forward)
+    assert post.any() and not prior.any(), "the posterior's term moved the prior"
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_balance_divides_the_plain_gradient(forward):
+    plain_post, plain_prior = kl_gradients(0.5, forward)
+    post, prior = kl_gradients(0.8, forward)
+    np.testing.assert_allclose(prior, 0.8 * plain_prior, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(post, 0.2 * plain_post, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("balance", [0.5, 0.8])
+def test_free_nats_stop_the_gradient(balance):
+    post, prior = kl_gradients(balance, free=1e3)
+    assert not post.any() and not prior.any()
+
+
+# --- heads ---
+
+
+@pytest.mark.parametrize("grad_heads", [(), ("reward",), ("decoder", "discount")])
+def test_only_grad_heads_shape_the_latent(grad_heads):
+    model = make_model(small_config({"grad_heads": grad_heads}))
+    data, noise = model.preprocess(tensors_of(make_batch())), model.noise(3, 5, SEED)
+    with tf.GradientTape(persistent=True) as tape:
+        metrics = model.loss(data, random_start(model), noise)[3]
+    keys = {"image": "decoder", "speed": "decoder", "reward": "reward", "discount": "discount"}
+    for key, head in keys.items():
+        loss = metrics[f"{key}_loss"]
+        for part in (model.encoder, model.rssm):
+            reaches = norm_of(tape, loss, part.trainable_variables) > 0
+            assert reaches == (head in grad_heads), f"{key} with grad_heads {grad_heads}"
+        assert norm_of(tape, loss, model.heads[head].trainable_variables) > 0, f"{head} must learn"
+
+
+def test_gradients_flow_through_time_until_a_reset():
+    """The reward at the last row reaches the first observation, unless a reset lies between."""
+    model = make_model(small_config(), shapes=VECTOR)
+    raw = make_batch(VECTOR, batch=2, length=4)
+    raw["is_first"][:] = False
+    raw["is_first"][1, 2] = True
+    data, start, noise = (
+        model.preprocess(tensors_of(raw)),
+        random_start(model, 2),
+        model.noise(2, 4, SEED),
+    )
+    with tf.GradientTape() as tape:
+        tape.watch((data["position"], start))
+        outputs = model.loss(data, start, noise)[2]
+        last = tf.reduce_sum(outputs["reward_loss"][:, -1])
+    position, start = tape.gradient(last, (data["position"], start))
+    assert np.any(position[0, 0]) and np.any(start["deter"][0]), "no gradient through time"
+    assert not np.any(position[1, :2]), "a gradient passed a reset"
+    assert not np.any(start["deter"][1]) and not np.any(start["stoch"][1])
+
+
+# --- actor and critic ---
+
+
+@pytest.mark.parametrize("discrete", [True, False], ids=["reinforce", "dynamics"])
+@pytest.mark.parametrize("still", ["actor", "critic"])
+def test_updates_touch_only_their_own_variables(still, discrete):
+    frozen = {f"{still}_opt.lr": 0.0, f"{still}_opt.wd": 0.0, "slow_target_update": 100}
+    model, behavior, start = imagined(frozen, discrete)
+    other = {"actor": "critic", "critic": "actor"}[still]
+    behavior.updates.assign(1)  # no copy to the slow critic is due
+    before = weights_of(model, behavior)
+    behavior.update(start, tf.zeros((2, 3), bool), model.imagined_reward, SEED, STEP)
+    after = weights_of(model, behavior)
+    changed = {key for key in before if not np.array_equal(before[key], after[key])}
+    weights = {key for key in changed if "_opt/" not in key} - {"task/updates"}
+    assert weights and all(key.startswith(f"task/{other}/") for key in weights), weights
+
+
+def losses_of(model, behavior, start, watch=()):
+    """Tape and losses of one imagined batch, recorded from every variable and `watch`."""
+    flat = {key: tf.reshape(value, (-1, *value.shape[2:])) for key, value in start.items()}
+    noise = model.imagination_noise(6, behavior.noise_shape, SEED)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(watch)
+        seq = model.imagine(behavior.policy, flat, tf.zeros(6, bool), noise)
+        target, value = behavior.target(seq, model.imagined_reward(seq))
+        actor, _ = behavior.actor_loss(seq, target, value, STEP)
+        critic, _ = behavior.critic_loss(seq, target)
+    return tape, actor, critic
+
+
+def test_reinforce_does_not_flow_through_the_dynamics():
+    model, behavior, start = imagined({}, True)
+    tape, actor, _ = losses_of(model, behavior, start)
+    assert norm_of(tape, actor, model.trainable_variables) == 0, "the world model has a gradient"
+    assert norm_of(tape, actor, behavior.slow_critic.trainable_variables) == 0
+    assert norm_of(tape, actor, behavior.critic.trainable_variables) == 0
+    assert norm_of(tape, actor, behavior.actor.trainable_variables) > 0
+
+
+def test_the_fast_baseline_is_a_constant_too():
+    model, behavior, start = imagined({"slow_baseline": False}, True)
+    tape, actor, _ = losses_of(model, behavior, start)
+    assert norm_of(tape, actor, behavior.critic.trainable_variables) == 0
+
+
+def test_dynamics_gradients_do_flow_through_the_dynamics():
+    for discrete in (True, False):
+        model, behavior, start = imagined({"actor_grad": "dynamics", "actor_ent": 0.0}, discrete)
+        tape, actor, _ = losses_of(model, behavior, start)
+        assert norm_of(tape, actor, model.rssm.trainable_variables) > 0
+        assert norm_of(tape, actor, behavior.actor.trainable_variables) > 0
+
+
+@pytest.mark.parametrize("discrete", [True, False], ids=["reinforce", "dynamics"])
+def test_critic_targets_are_constants(discrete):
+    model, behavior, start = imagined({}, discrete)
+    tape, _, critic = losses_of(model, behavior, start)
+    for module in (model, behavior.actor, behavior.slow_critic):
+        assert norm_of(tape, critic, module.trainable_variables) == 0, module.name
+    assert norm_of(tape, critic, behavior.critic.trainable_variables) > 0
+
+
+def test_start_states_of_imagination_are_constants():
+    model, behavior, start = imagined({}, False)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(start)
+        moved = {key: 1.0 * value for key, value in start.items()}
+        terminal = tf.zeros((2, 3), bool)
+        metrics = behavior.update(moved, terminal, model.imagined_reward, SEED, STEP)
+    for key in ("actor_loss", "critic_loss", "critic_target"):
+        grads = tape.gradient(metrics[key], list(start.values()))
+        assert grads == [None, None], f"{key} has a gradient to the posterior"
+
+
+def test_a_policy_has_no_gradient_to_the_features_it_reads():
+    """pi(a | sg(feat)): the first action must not move the start state through the policy."""
+    model, behavior, start = imagined({"actor_grad": "dynamics"}, False)
+    flat = {key: tf.reshape(value, (-1, *value.shape[2:])) for key, value in start.items()}
+    noise = model.imagination_noise(6, behavior.noise_shape, SEED)
+    with tf.GradientTape() as tape:
+        tape.watch(flat)
+        seq = model.imagine(behavior.policy, flat, tf.zeros(6, bool), noise)
+        action = seq["action"][1]
+    assert tape.gradient(action, list(flat.values())) == [None, None]
+
+
+def test_weights_of_the_trajectory_are_constants():
+    discount = tf.constant(np.random.default_rng(0).uniform(size=(4, 3)))
+    with tf.GradientTape() as tape:
+        tape.watch(discount)
+        weight = losses.imagination_weights(discount)
+    assert tape.gradient(weight, discount) is None
+
+
+def test_a_recording_sees_one_module_only():
+    model = make_model(small_config(), shapes=VECTOR)
+    with recording(model.encoder) as tape:
+        loss = tf.reduce_sum(
+            model.encoder({"position": tf.ones((2, 3), tf.float64)}) * model.rssm.post.bias[0]
+        )
+    seen = {variable.name for variable in tape.watched_variables()}
+    assert seen == {variable.name for variable in model.encoder.trainable_variables}
+    assert norm_of(tape, loss, model.encoder.trainable_variables) > 0

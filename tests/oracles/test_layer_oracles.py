@@ -1,0 +1,208 @@
+import numpy as np
+import numpy_layers as oracle
+import pytest
+import tensorflow as tf
+from scipy.signal import convolve2d, correlate2d
+from small_models import assert_close, numpy_of, randomize, small_config, weights_of
+
+from dreamerv2.common import layers
+from dreamerv2.common.nets import MLP, Decoder, Encoder, Head
+from dreamerv2.common.tfutils import Init
+
+DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
+
+
+def build(kind, dtype, *args):
+    """A randomized layer called `part`, and its weights."""
+    layer = kind(Init(np.random.default_rng(0), dtype) / "part", *args)
+    randomize(layer, np.random.default_rng(1))
+    return layer, weights_of(layer)
+
+
+def tensor(rng, shape, dtype):
+    return tf.constant(rng.normal(size=shape), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
+def test_dense(dtype, shape):
+    layer, weights = build(layers.Dense, dtype, 5, 7)
+    x = tensor(np.random.default_rng(2), (2, *shape), dtype)
+    assert_close(layer(x), oracle.dense(weights, "part", numpy_of(x)), "Wx + b")
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 5)])
+def test_layer_norm(dtype, shape):
+    layer, weights = build(layers.LayerNorm, dtype, shape[-1])
+    x = 3 * tensor(np.random.default_rng(2), shape, dtype) + 1
+    assert_close(layer(x), oracle.layer_norm(weights, "part", numpy_of(x)), "layer norm")
+
+
+@DTYPES
+@pytest.mark.parametrize(("batch", "inputs", "size"), [(1, 3, 4), (5, 8, 2), (3, 1, 16)])
+def test_gru_cell(dtype, batch, inputs, size):
+    layer, weights = build(layers.GRUCell, dtype, inputs, size)
+    rng = np.random.default_rng(2)
+    x, h = tensor(rng, (batch, inputs), dtype), tensor(rng, (batch, size), dtype)
+    expected = oracle.gru(weights, "part", numpy_of(x), numpy_of(h))
+    assert_close(layer(x, h), expected, "GRU step")
+
+
+def test_a_fresh_gru_cell_remembers():
+    """Pre-activations of zero give u = sigmoid(-1), c = 0, so that h' = (1 - 0.269) h."""
+    layer, _ = build(layers.GRUCell, "float64", 2, 3)
+    h = tf.constant([[1.0, -2.0, 0.5]], tf.float64)
+    for variable in layer.variables:
+        variable.assign(tf.zeros_like(variable))
+    layer.norm.scale.assign(np.ones(9))
+    assert_close(
+        layer(tf.zeros((1, 2), tf.float64), h), h * 0.7310585786300049, "update bias of -1"
+    )
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("batch", "size", "inputs", "depth", "kernel"),
+    [(2, (8, 8), 1, 3, 4), (1, (9, 6), 2, 5, 3), (3, (5, 5), 4, 2, 5), (1, (4, 4), 3, 2, 4)]
+    + [(2, (7, 6), 3, 9, 4), (2, (6, 7), 1, 2, 6), (1, (9, 3), 2, 3, 2)]
+    # Large batches of small images are computed another way.
+    + [(70, (4, 4), 2, 3, 4), (65, (7, 6), 3, 2, 4), (80, (3, 2), 2, 3, 2), (66, (6, 9), 1, 2, 6)],
+)
+def test_convolution(dtype, batch, size, inputs, depth, kernel):
+    layer, weights = build(layers.Conv, dtype, inputs, depth, kernel)
+    x = tensor(np.random.default_rng(2), (batch, *size, inputs), dtype)
+    window, bias = weights["part/kernel"], weights["part/bias"]
+    expected = oracle.over_images(oracle.conv, numpy_of(x), window, bias)
+    assert_close(layer(x), expected, "stride-2 VALID convolution")
+    image = numpy_of(x)[0]
+    planes = [correlate2d(image[..., i], window[..., i, 0], "valid") for i in range(inputs)]
+    assert_close(layer(x)[0, ..., 0], sum(planes)[::2, ::2] + bias[0], "SciPy's correlation")
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("batch", "size", "inputs", "depth", "kernel"),
+    [(2, (1, 1), 5, 3, 5), (1, (1, 1), 2, 1, 4), (2, (3, 3), 2, 3, 4), (1, (2, 5), 3, 1, 6)]
+    + [(2, (3, 2), 2, 9, 4), (1, (2, 3), 2, 3, 5), (3, (1, 2), 4, 1, 2)],
+)
+def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
+    layer, weights = build(layers.ConvTranspose, dtype, inputs, depth, kernel)
+    x = tensor(np.random.default_rng(2), (batch, *size, inputs), dtype)
+    window, bias = weights["part/kernel"], weights["part/bias"]
+    expected = oracle.over_images(oracle.conv_transpose, numpy_of(x), window, bias)
+    assert_close(layer(x), expected, "stride-2 VALID transposed convolution")
+    holes = np.zeros((2 * size[0] - 1, 2 * size[1] - 1, inputs))
+    holes[::2, ::2] = numpy_of(x)[0]
+    planes = [convolve2d(holes[..., i], window[:, :, 0, i]) for i in range(inputs)]
+    assert_close(layer(x)[0, ..., 0], sum(planes) + bias[0], "SciPy's convolution")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "depth", "kernel"),
+    [
+        (layers.Conv, (2, 6, 6, 2), 3, 3),
+        (layers.Conv, (2, 7, 6, 2), 3, 4),
+        (layers.Conv, (1, 9, 8, 2), 3, 4),
+        (layers.Conv, (70, 7, 6, 2), 3, 4),
+        (layers.Conv, (65, 4, 5, 3), 2, 4),
+        (layers.ConvTranspose, (2, 1, 1, 3), 2, 5),
+        (layers.ConvTranspose, (2, 3, 2, 3), 2, 4),
+        (layers.ConvTranspose, (1, 2, 2, 3), 9, 4),
+        (layers.ConvTranspose, (2, 2, 3, 2), 2, 3),
+    ],
+)
+def test_gradients_of_convolutions(kind, shape, depth, kernel):
+    """By finite differences, for the input, the kernel and the bias."""
+    layer, _ = build(kind, "float64", shape[-1], depth, kernel)
+    rng = np.random.default_rng(2)
+    x, pull = tensor(rng, shape, "float64"), None
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+        pull = tensor(rng, y.shape, "float64")
+        value = tf.reduce_sum(y * pull)
+    grads = tape.gradient(value, [x, layer.kernel, layer.bias])
+    loss = lambda: tf.reduce_sum(layer(x + shift) * pull)  # noqa: E731
+    shift = tf.zeros_like(x)
+    direction = [tensor(rng, grad.shape, "float64") for grad in grads]
+    expected = sum(float(tf.reduce_sum(g * d)) for g, d in zip(grads, direction, strict=True))
+    ends = []
+    for sign in (1e-4, -2e-4):  # linear in each, so that a central difference is nearly exact
+        shift = shift + sign * direction[0]
+        layer.kernel.assign_add(sign * direction[1])
+        layer.bias.assign_add(sign * direction[2])
+        ends.append(float(loss()))
+    assert abs((ends[0] - ends[1]) / 2e-4 - expected) < 1e-7 * max(1, abs(expected))
+
+
+def test_transposed_convolution_undoes_the_shape_of_the_paper():
+    """1 -> 5 -> 13 -> 30 -> 64 pixels."""
+    size, x = 1, tf.zeros((1, 1, 1, 2))
+    for kernel in (5, 5, 6, 6):
+        layer, _ = build(layers.ConvTranspose, "float32", 2, 2, kernel)
+        x, size = layer(x), 2 * (size - 1) + kernel
+        assert x.shape[1] == size
+    assert size == 64
+
+
+@pytest.mark.parametrize("name", sorted(oracle.ACTIVATIONS))
+def test_activations(name):
+    x = np.linspace(-4, 4, 41)
+    assert_close(layers.ACTIVATIONS[name](tf.constant(x)), oracle.ACTIVATIONS[name](x), name)
+
+
+@DTYPES
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_mlp(dtype, norm):
+    config = small_config({r".*\.norm": norm}).actor
+    layer, weights = build(MLP, dtype, 4, [6, 3, 5], "elu", norm)
+    x = tensor(np.random.default_rng(2), (2, 3, 4), dtype)
+    assert_close(layer(x), oracle.mlp(weights, "part", numpy_of(x), 3, config), "MLP")
+
+
+@DTYPES
+@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize("keys", [("image", "wide", "position"), ("image",), ("position", "more")])
+def test_encoder_and_decoder(dtype, norm, keys):
+    config = small_config({r".*\.norm": norm})
+    every = {"image": (12, 12, 1), "wide": (12, 12, 2), "position": (3,), "more": (2,)}
+    shapes, rng = {key: every[key] for key in keys}, np.random.default_rng(2)
+    obs = {key: tensor(rng, (2, 3, *shape), dtype) for key, shape in shapes.items()}
+    layer, weights = build(Encoder, dtype, shapes, config.encoder)
+    expected = oracle.encoder(weights, "part", numpy_of(obs), shapes, config.encoder)
+    assert_close(layer(obs), expected, "embedding")
+    assert layer.size == expected.shape[-1], "the encoder announces another size"
+    layer, weights = build(Decoder, dtype, 5, shapes, config.decoder)
+    feat = tensor(rng, (2, 3, 5), dtype)
+    means = oracle.decoder(weights, "part", numpy_of(feat), shapes, config.decoder)
+    actual = layer(feat)
+    assert set(actual) == set(keys)
+    for key in keys:
+        assert_close(actual[key].mode(), means[key], f"mean of {key}")
+
+
+def test_the_paper_encoder_ends_in_2x2x384():
+    config = small_config({"encoder": {"cnn_depth": 48, "cnn_kernels": [4, 4, 4, 4]}})
+    layer, _ = build(Encoder, "float32", {"image": (64, 64, 1)}, config.encoder)
+    assert layer.size == 2 * 2 * 384
+
+
+def test_glorot_limits_and_zero_biases():
+    init = Init(np.random.default_rng(0), "float64")
+    for shape, fans in [((300, 200), 500), ((4, 4, 30, 60), 16 * 90), ((5, 5, 20, 40), 25 * 60)]:
+        values = init.glorot(shape).numpy()
+        limit = np.sqrt(6 / fans)
+        assert 0.99 * limit < np.abs(values).max() <= limit, "Glorot-uniform limit"
+        assert abs(values.std() - limit / np.sqrt(3)) < 0.02 * limit, "uniform within the limit"
+    assert not layers.Dense(init, 2, 3).bias.numpy().any()
+
+
+@pytest.mark.parametrize("dist", ["mse", "binary"])
+def test_heads_of_a_number(dist):
+    config = small_config({"reward_head.dist": dist}).reward_head
+    layer, weights = build(Head, "float64", 5, (), config)
+    x = tensor(np.random.default_rng(2), (2, 3, 5), "float64")
+    out = oracle.number(weights, "part", numpy_of(x), config)
+    expected = {"mse": out, "binary": 1 / (1 + np.exp(-out))}[dist]
+    assert_close(layer(x).mean, expected, "mean of the head")

@@ -1,0 +1,143 @@
+import itertools
+
+import numpy as np
+import numpy_behavior as oracle
+import pytest
+import tensorflow as tf
+from numpy_model import balanced_kl
+from numpy_rssm import NumpyRSSM
+from small_models import GAUSSIAN, assert_close, small_config
+
+from dreamerv2 import losses
+from dreamerv2.common import dists
+
+DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
+SIZES = pytest.mark.parametrize("size", [(5, 4), (1, 1), (15, 2), (2, 7)])
+
+
+def latent_states(dtype, discrete, seed, shape=(3, 4)):
+    """Parameters of random latent states and the function that makes them a distribution."""
+    rng = np.random.default_rng(seed)
+    if discrete:
+        state = {"logit": rng.normal(size=(*shape, 3, 5))}
+        dist = lambda x: dists.OneHot(x["logit"], event=1)  # noqa: E731
+    else:
+        mean, std = rng.normal(size=(*shape, 6)), rng.uniform(0.3, 1.5, (*shape, 6))
+        state, dist = {"mean": mean, "std": std}, lambda x: dists.Normal(x["mean"], x["std"], 1)
+    return state, {key: tf.constant(value, dtype) for key, value in state.items()}, dist
+
+
+@DTYPES
+@pytest.mark.parametrize("discrete", [True, False], ids=["categorical", "Gaussian"])
+@pytest.mark.parametrize(
+    ("balance", "forward", "free_avg"),
+    [*itertools.product([0.8, 0.5, 0.0, 1.0], [False, True], [False, True])],
+)
+def test_kl_balance(balance, forward, free_avg, discrete, dtype):
+    arrays, post, dist = latent_states(dtype, discrete, 0)
+    prior_arrays, prior, _ = latent_states(dtype, discrete, 1)
+    config = small_config({} if discrete else GAUSSIAN)
+    rssm = NumpyRSSM({}, config.rssm)
+    plain = (rssm.kl(prior_arrays, arrays) if forward else rssm.kl(arrays, prior_arrays)).ravel()
+    # Below every KL, between them (both below and above their mean), above every KL
+    for free in (0.0, plain.min(), np.sort(plain)[3], plain.mean() * 1.1, plain.max() + 1):
+        knobs = {"balance": balance, "forward": forward, "free_avg": free_avg, "free": free}
+        loss, value = losses.kl_balance(post, prior, dist, **knobs)
+        change = {f"kl.{key}": knob for key, knob in knobs.items()}
+        expected = balanced_kl(rssm, arrays, prior_arrays, config.update(change).kl)
+        assert_close(loss, expected[0], f"KL loss with {free} free nats")
+        assert_close(value, expected[1], "KL per state")
+
+
+def test_free_nats_by_hand():
+    """KLs of 0.5 and 4.5 nats, 1 free: the average 2.5 is kept, or averaged from 1 and 4.5."""
+    post = {"mean": tf.constant([[[1.0], [3.0]]]), "std": tf.ones((1, 2, 1))}
+    prior = {"mean": tf.zeros((1, 2, 1)), "std": tf.ones((1, 2, 1))}
+    dist = lambda x: dists.Normal(x["mean"], x["std"], 1)  # noqa: E731
+    expected = {(0.8, True): 2.5, (0.8, False): 2.75, (0.5, True): 2.75, (0.5, False): 2.75}
+    for (balance, free_avg), value in expected.items():
+        loss, _ = losses.kl_balance(post, prior, dist, balance, 1.0, free_avg, False)
+        assert_close(loss, value, f"balance {balance}, free_avg {free_avg}")
+
+
+def returns_case(size, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    horizon, batch = size
+    arrays = (
+        rng.normal(size=size),
+        rng.normal(size=(horizon + 1, batch)),
+        rng.uniform(0, 1, size) * (rng.uniform(size=size) < 0.9),
+    )
+    return arrays, [tf.constant(x, dtype) for x in arrays]
+
+
+@DTYPES
+@SIZES
+@pytest.mark.parametrize("lambda_", [0.0, 0.5, 0.95, 1.0])
+def test_lambda_return_is_its_recursion(size, lambda_, dtype):
+    arrays, tensors = returns_case(size, dtype)
+    actual = losses.lambda_return(*tensors, lambda_)
+    assert_close(actual, oracle.lambda_returns(*arrays, lambda_), "lambda-return")
+
+
+@DTYPES
+@SIZES
+def test_lambda_return_closed_forms(size, dtype):
+    (reward, value, discount), tensors = returns_case(size, dtype)
+    one_step = losses.lambda_return(*tensors, 0.0)
+    assert_close(one_step, reward + discount * value[1:], "lambda 0: r + d v'")
+    monte_carlo = losses.lambda_return(*tensors, 1.0)
+    horizon = size[0]
+    for t in range(horizon):
+        ahead = [np.prod(discount[t:k], axis=0) for k in range(t, horizon + 1)]
+        expected = sum(ahead[k - t] * reward[k] for k in range(t, horizon))
+        expected = expected + ahead[-1] * value[-1]
+        assert_close(monte_carlo[t], expected, "lambda 1: discounted sum and last value")
+
+
+def test_lambda_return_by_hand():
+    """H = 2, lambda 0.5, d = 0.5: V_1 = 2 + 0.5 * 8 = 6; V_0 = 1 + 0.5 * (0.5 * 4 + 0.5 * 6)."""
+    reward, value = tf.constant([[1.0], [2.0]]), tf.constant([[9.0], [4.0], [8.0]])
+    result = losses.lambda_return(reward, value, tf.fill((2, 1), 0.5), 0.5)
+    assert result.numpy().ravel().tolist() == [3.5, 6.0]
+
+
+def test_nothing_counts_after_an_end():
+    reward, value = tf.constant([[1.0], [50.0]]), tf.constant([[7.0], [60.0], [70.0]])
+    result = losses.lambda_return(reward, value, tf.constant([[0.0], [0.9]]), 0.95)
+    assert result[0, 0] == 1.0, "a terminal state's return is its reward alone"
+
+
+@DTYPES
+@SIZES
+def test_imagination_weights(size, dtype):
+    (_, _, discount), (_, _, tensor) = returns_case(size, dtype)
+    weights = losses.imagination_weights(tensor)
+    assert_close(weights, oracle.trajectory_weights(discount), "product of earlier discounts")
+    assert np.all(np.asarray(weights)[0] == 1), "the start state weighs one"
+
+
+@DTYPES
+@pytest.mark.parametrize("rho", [1.0, 0.0, 0.3], ids=["reinforce", "dynamics", "both"])
+def test_actor_loss(rho, dtype):
+    rng = np.random.default_rng(0)
+    logp, entropy, target, baseline = rng.normal(size=(4, 6, 5))
+    weight, eta = rng.uniform(size=(6, 5)), 0.7
+    objective = rho * logp * (target - baseline) + (1 - rho) * target + eta * entropy
+    cast = lambda x: tf.constant(x, dtype)  # noqa: E731
+    args = (entropy, target, baseline, weight)
+    loss = losses.actor_loss(cast(logp), *map(cast, args), rho, eta)
+    assert_close(loss, -(weight * objective).mean(), "actor loss")
+    if rho == 0:
+        assert_close(losses.actor_loss(None, *map(cast, args), rho, eta), loss, "no log_prob")
+
+
+@DTYPES
+@SIZES
+def test_critic_loss(size, dtype):
+    rng = np.random.default_rng(0)
+    mean, target, weight = rng.normal(size=(3, *size))
+    expected = (weight * (0.5 * (mean - target) ** 2 + 0.5 * np.log(2 * np.pi))).mean()
+    cast = lambda x: tf.constant(x, dtype)  # noqa: E731
+    loss = losses.critic_loss(dists.Normal(cast(mean), 1.0, 0), cast(target), cast(weight))
+    assert_close(loss, expected, "weighted squared error")

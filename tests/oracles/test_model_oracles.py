@@ -1,0 +1,241 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy_model import model_loss, preprocess
+from numpy_rssm import NumpyRSSM
+from small_models import (
+    GAUSSIAN,
+    LAYER_NORM,
+    SHAPES,
+    VECTORS,
+    assert_close,
+    make_batch,
+    make_model,
+    numpy_of,
+    random_start,
+    small_config,
+    tensors_of,
+    weights_of,
+)
+
+from dreamerv2.common.errors import UserError
+from dreamerv2.world_model import WorldModel, is_trained
+
+SEED = tf.constant([1, 2], tf.int32)
+VARIANTS = {
+    "defaults": {},
+    "layer norm": LAYER_NORM,
+    "Gaussian": GAUSSIAN,
+    "ensemble": {"rssm.ensemble": 3},
+    "scales": {"loss_scales": {"kl": 0.1, "reward": 2.0, "discount": 5.0, "proprio": 0.5}},
+    "own scales": {"loss_scales": {"image": 0.3, "speed": 7.0, "proprio": 0.5}},
+    "plain KL": {"kl": {"balance": 0.5, "free": 0.7}},
+    "free nats": {"kl": {"free": 1.0, "free_avg": False, "forward": True}},
+    "no discount": {"pred_discount": False, "grad_heads": ["decoder", "reward"]},
+    "sign": {"clip_rewards": "sign", "discount": 0.9},
+    "images only": {r".*coder\.mlp_keys": "$^"},
+    "vectors only": {r".*coder\.cnn_keys": "$^"},
+}
+
+
+@functools.cache
+def case(variant, dtype="float64", batch=3, length=5):
+    """A model, its batch, what it computes from it and what it should."""
+    config = small_config(VARIANTS[variant])
+    model, raw = make_model(config, dtype, SHAPES), make_batch(SHAPES, batch, length)
+    shapes = {key: shape or (1,) for key, shape in SHAPES.items()}
+    data, start = model.preprocess(tensors_of(raw)), random_start(model, batch)
+    noise = model.noise(batch, length, SEED)
+    actual = model.loss(data, start, noise)
+    arrays = preprocess(raw, SHAPES, config)
+    expected = model_loss(weights_of(model), arrays, shapes, config, *numpy_of((noise, start)))
+    return config, actual, expected
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_whole_model_loss(variant, dtype):
+    config, (total, post, outputs, metrics), expected = case(variant, dtype)
+    for key, value in expected["losses"].items():
+        assert_close(metrics[f"{key}_loss"], value, f"{key} loss")
+    assert_close(total, expected["total"], "scaled sum of all losses")
+    for key in ("deter", "stoch"):
+        assert_close(post[key], expected["post"][key], f"posterior {key}")
+    rssm = NumpyRSSM({}, config.rssm)
+    assert_close(outputs["kl_loss"], expected["kl"], "KL per state")
+    assert_close(metrics["model_kl"], expected["kl"].mean(), "mean KL")
+    assert_close(metrics["prior_ent"], rssm.entropy(expected["prior"]).mean(), "prior entropy")
+    assert_close(metrics["post_ent"], rssm.entropy(expected["post"]).mean(), "posterior entropy")
+    assert set(outputs) == {"embed"} | {f"{key}_loss" for key in expected["losses"]}
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 7), (4, 2)])
+def test_other_shapes_of_a_batch(batch, length):
+    _, (total, *_), expected = case("defaults", "float64", batch, length)
+    assert_close(total, expected["total"], "model loss")
+
+
+def test_scales_of_vectors():
+    """An entry of its own goes before `proprio`, which goes before 1."""
+    config, (total, _, _, metrics), _ = case("own scales")
+    factors = {
+        "image": 0.3,
+        "wide": 1,
+        "position": 0.5,
+        "speed": 7,
+        "reward": 1,
+        "discount": 1,
+        "kl": 1,
+    }
+    expected = sum(factor * float(metrics[f"{key}_loss"]) for key, factor in factors.items())
+    assert_close(total, expected, "scaled sum")
+
+
+def test_a_scale_that_scales_nothing_is_refused():
+    config = small_config({"loss_scales": {"positon": 2.0}})
+    with pytest.raises(UserError, match="Did you mean 'position'"):
+        make_model(config, shapes=VECTORS)
+
+
+def test_per_state_losses_average_to_the_loss():
+    _, (_, _, outputs, metrics), _ = case("defaults")
+    for key in ("image", "wide", "position", "speed", "reward", "discount"):
+        assert outputs[f"{key}_loss"].shape == (3, 5)
+        assert_close(metrics[f"{key}_loss"], np.mean(outputs[f"{key}_loss"]), key)
+
+
+def test_a_perfect_image_costs_the_constant_of_the_paper():
+    """4096 unit Gaussians: 4096 / 2 * log(2 pi) = 3764 nats."""
+    from dreamerv2.common.dists import Normal
+
+    image = tf.constant(np.random.default_rng(0).uniform(-0.5, 0.5, (64, 64, 1)))
+    constant = -float(Normal(image, 1.0, 3).log_prob(image))
+    assert abs(constant - 2048 * np.log(2 * np.pi)) < 1e-9 and round(constant) == 3764
+
+
+def test_mean_squared_error_of_images():
+    _, (_, _, _, metrics), _ = case("defaults")
+    for key, size in (("image", 144), ("wide", 288)):
+        constant = size / 2 * np.log(2 * np.pi)
+        error = (float(metrics[f"{key}_loss"]) - constant) * 2 / size
+        assert_close(metrics[f"{key}_mse"], error, f"NLL of {key} without its constant")
+
+
+# --- preprocess ---
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("clip", ["tanh", "sign", "identity"])
+def test_preprocess(clip, dtype):
+    config = small_config({"clip_rewards": clip, "discount": 0.95})
+    model, raw = make_model(config, dtype), make_batch()
+    raw["reward"][0, 0] = 0
+    data, expected = model.preprocess(tensors_of(raw)), preprocess(raw, SHAPES, config)
+    for key in expected:
+        if key not in ("is_first", "is_last", "is_terminal", "action"):
+            assert_close(data[key], expected[key], key)
+    assert data["speed"].shape == (3, 5, 1), "scalars gain an axis"
+    assert np.abs(data["image"]).max() <= 0.5 and np.min(data["image"]) < -0.4
+    terminal = raw["is_terminal"]
+    assert np.allclose(data["discount"], np.where(terminal, 0, 0.95)), "target of the discount head"
+    assert data["is_first"].dtype == bool and raw["image"].dtype == np.uint8, "input was changed"
+
+
+def test_integer_vectors_and_flags_are_read_as_numbers():
+    model = make_model(small_config(), shapes={"count": (2,), "flag": ()})
+    obs = {"count": np.array([[3, 200]], np.uint8), "flag": np.array([True])}
+    data = model.preprocess(tensors_of(obs | {"is_first": np.array([True])}))
+    assert data["count"].numpy().tolist() == [[3, 200]] and data["flag"].numpy().tolist() == [[1]]
+
+
+def test_preprocess_while_acting_needs_no_reward():
+    model, obs = make_model(small_config()), {"speed": np.ones(2, np.float32)}
+    assert set(model.preprocess(obs)) == {"speed"}
+
+
+def test_what_is_trained_on():
+    keys = ("image", "action", "reward", "is_first", "is_last", "is_terminal", "log_x", "logs")
+    assert [key for key in keys if is_trained(key)] == ["image", "logs"]
+    model = make_model(small_config(), shapes={**VECTORS, "log_secret": (2,), "reward": ()})
+    assert set(model.shapes) == set(VECTORS)
+
+
+def test_images_of_different_sizes_and_no_observations_are_refused():
+    config = small_config()
+    with pytest.raises(UserError, match="Images must share one size"):
+        make_model(config, shapes={"a": (12, 12, 1), "b": (10, 12, 1)})
+    with pytest.raises(UserError, match="No observation is left"):
+        make_model(config.update({r".*coder\.mlp_keys": "$^"}), shapes=VECTORS)
+
+
+# --- open-loop video ---
+
+
+@pytest.mark.parametrize("variant", ["defaults", "Gaussian", "ensemble"])
+def test_open_loop_video(variant):
+    """Rows truth, model, error; from frame `context` on the model sees only actions."""
+    config = small_config(VARIANTS[variant])
+    model, raw = make_model(config), make_batch(length=7)
+    data, context = model.preprocess(tensors_of(raw)), 3
+    noise = model.video_noise(3, 7, SEED)
+    video = model.video_pred(data, "image", noise, context)
+    assert video.shape == (7, 36, 36, 1)
+    expected = numpy_video(model, config, raw, numpy_of(noise), context)
+    assert_close(video, expected, "video")
+    blind = dict(
+        data, image=tf.concat([data["image"][:, :context], data["image"][:, context:] * 0], 1)
+    )
+    middle = lambda x: np.asarray(x)[:, 12:24]  # noqa: E731
+    changed = model.video_pred(blind, "image", noise, context)
+    assert np.array_equal(middle(video), middle(changed)), "the model saw a frame to be predicted"
+
+
+def numpy_video(model, config, raw, noise, context):
+    """[T, 3*H, N*W, C] for the key image."""
+    from numpy_layers import decoder, encoder
+
+    weights, data = weights_of(model), preprocess(raw, SHAPES, config)
+    shapes = {key: shape or (1,) for key, shape in SHAPES.items()}
+    embed = encoder(weights, "world_model/encoder", data, shapes, config.encoder)
+    rssm, columns = NumpyRSSM(weights, config.rssm), []
+    for b in range(len(embed)):
+        state, frames = rssm.initial(), []
+        for t in range(embed.shape[1]):
+            action, pick = data["action"][b, t], noise["ensemble"][t]
+            if t < context:
+                u, first = noise["post"][b, t], data["is_first"][b, t]
+                state, _ = rssm.obs_step(state, action, embed[b, t], first, u, pick)
+            else:
+                state = rssm.img_step(state, action, noise["prior"][b, t], pick)
+            mean = decoder(weights, "world_model/decoder", rssm.feat(state), shapes, config.decoder)
+            guess = np.clip(mean["image"] + 0.5, 0, 1)
+            truth = raw["image"][b, t] / 255
+            frames.append(np.concatenate([truth, guess, (guess - truth + 1) / 2], 0))
+        columns.append(frames)
+    return np.concatenate(columns, axis=2)
+
+
+def test_a_perfect_model_shows_no_error():
+    """If the prediction equals the truth, the error row is 0.5 everywhere."""
+    model = make_model(small_config())
+    for variable in model.heads["decoder"].variables:
+        variable.assign(tf.zeros_like(variable))
+    data = model.preprocess(tensors_of(make_batch(length=4)))
+    data["image"] = tf.zeros_like(data["image"])
+    video = model.video_pred(data, "image", model.video_noise(3, 4, SEED), 2)
+    assert np.all(video == 0.5)
+
+
+def test_short_sequences_keep_one_frame_to_predict():
+    model = make_model(small_config())
+    data = model.preprocess(tensors_of(make_batch(length=3)))
+    assert model.video_pred(data, "wide", model.video_noise(3, 3, SEED)).shape == (3, 36, 36, 2)
+
+
+def test_a_module_counts_only_its_own_variables():
+    model = make_model(small_config(), "float32")
+    assert isinstance(model, WorldModel)
+    names = [v.name for v in model.variables]
+    assert len(set(names)) == len(names) and all(n.startswith("world_model/") for n in names)

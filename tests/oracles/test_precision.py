@@ -1,0 +1,119 @@
+"""The same update in other types and compiled in other ways."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_agents import batches, build, largest_difference, train
+from small_models import SHAPES, VECTORS, make_model, random_start, small_config, tensors_of
+
+from dreamerv2.common.config import Config
+from dreamerv2.common.nets import Head
+from dreamerv2.common.tfutils import Init, fold, named_variables, uniform
+
+SEED = tf.constant([1, 2], tf.int32)
+# Relative; a rounded logit changes about one sample in a thousand, which costs most of this.
+TOLERANCES = {"float16": 0.01, "bfloat16": 0.05}
+
+
+def model_metrics(dtype):
+    """Losses of one model, with one set of weights, on one batch."""
+    wider = {"rssm": {"hidden": 32, "deter": 32, "stoch": 8, "discrete": 8}}
+    config = small_config(wider)
+    model = make_model(config, dtype)
+    for variable in model.trainable_variables:
+        variable.assign(variable / 2)
+    (raw,) = batches(1, SHAPES, batch=8, length=10)
+    data, noise = model.preprocess(tensors_of(raw)), model.noise(8, 10, SEED)
+    total, _, outputs, metrics = model.loss(data, random_start(model, 8), noise)
+    assert all(value.dtype.size >= 4 for value in metrics.values()), "a loss in low precision"
+    return {key: float(value) for key, value in (metrics | {"total": total}).items()}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_low_precision_losses_agree_with_float32(dtype):
+    reference, actual = model_metrics("float32"), model_metrics(dtype)
+    for key, value in reference.items():
+        error = abs(actual[key] - value) / max(abs(value), 0.1)
+        assert error <= TOLERANCES[dtype], f"{key} in {dtype}: {actual[key]}, not {value}"
+    assert actual != reference, "nothing was computed in low precision"
+
+
+@pytest.mark.parametrize("precision", ["16", "bfloat16"])
+def test_an_agent_learns_in_low_precision(precision):
+    agent = build({"precision": precision, "jit": False})
+    before = {k: v.numpy() for k, v in named_variables(agent).items()}
+    (metrics,), state = train(agent, batches(1))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert ("model_loss_scale" in metrics) == (precision == "16"), "only float16 is scaled"
+    assert state["deter"].dtype == agent.dtype and state["logit"].dtype == tf.float32
+    trained = [v for v in agent.trainable_variables if "slow" not in v.name]
+    assert all(v.dtype == tf.float32 for v in trained), "weights are kept in float32"
+    for variable in trained:
+        moved = not np.array_equal(variable, before[variable.name[:-2]])
+        assert moved, f"{variable.name} was not updated"
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Metrics of three updates of the agent as it is by default, and the agent."""
+    agent = build(shapes=SHAPES)
+    rows, _ = train(agent, batches(3, SHAPES))
+    return agent, rows
+
+
+def test_compiled_or_line_by_line_is_the_same_update(compiled):
+    agent = build({"jit": False}, shapes=SHAPES)
+    rows, _ = train(agent, batches(2, SHAPES))
+    assert largest_difference(rows, compiled[1][:2]) < 1e-4, "jit False computes something else"
+
+
+def test_an_update_is_traced_once(compiled):
+    agent, _ = compiled
+    _, state = train(agent, batches(1, SHAPES), step=10)
+    train(agent, batches(2, SHAPES, seed=5), state, step=20)
+    assert agent._update_fn.experimental_get_tracing_count() == 1
+
+
+def test_acting_is_traced_once_per_mode():
+    agent = build()
+    raw = batches(1)[0]
+    obs = {key: value[:2, 0] for key, value in raw.items()}
+    for mode in ("train", "eval"):
+        state = None
+        for step in range(3):
+            action, state = agent.policy(obs, state, step, mode)
+        assert action["action"].shape == (2, 3) and action["action"].dtype == np.float32
+    assert agent._policy_fn.experimental_get_tracing_count() == 2
+
+
+def test_noise_does_not_depend_on_how_it_is_compiled():
+    draw = lambda seed: uniform((50, 7), fold(seed, 0), 3)  # noqa: E731
+    ways = draw, tf.function(draw), tf.function(draw, jit_compile=True)
+    for stream in (1, 75161150, 2**31 - 1):  # folding the first two gives a negative number
+        one, two, three = (way(tf.constant([stream, 1], tf.int32)).numpy() for way in ways)
+        assert np.array_equal(one, two) and np.array_equal(one, three), "other numbers"
+        assert one.min() >= 0 and one.max() < 1 and abs(one.mean() - 0.5) < 0.05
+    assert not np.array_equal(uniform((5,), SEED, 4), uniform((5,), SEED, 3)), "uses share noise"
+
+
+def test_xla_computes_the_same_update(monkeypatch):
+    """On a GPU the update is compiled by XLA; here the same compilation for the CPU.
+
+    With both gradients of the actor, so that the whole way through the dynamics is compiled.
+    """
+    tiny = {r".*\.layers": 1, r".*mlp_layers": [4], "imag_horizon": 3, "actor_grad": "both"}
+    data = batches(2, VECTORS)
+    plain, _ = train(build(tiny, {"jit": False}), data)
+    monkeypatch.setattr("dreamerv2.agent.gpus", lambda: ["a GPU"])
+    rows, _ = train(build(tiny), data)
+    assert largest_difference(rows, plain) < 1e-4, "XLA computes something else"
+
+
+def test_what_a_head_predicts_is_finer_than_bfloat16():
+    """A value of 5 rounded to bfloat16 is off by up to 1/64, more than many an action is worth."""
+    config = Config({"layers": 2, "units": 16, "act": "elu", "norm": "none", "dist": "mse"})
+    head = Head(Init(np.random.default_rng(0), tf.bfloat16), 8, (), config)
+    feat = tf.constant(np.random.default_rng(1).normal(size=(100, 8)), tf.bfloat16)
+    value = head(feat).mode()
+    rounded = tf.cast(tf.cast(value, tf.bfloat16), tf.float32)
+    assert np.mean(value.numpy() != rounded.numpy()) > 0.9, "the last layer was rounded to 8 bits"

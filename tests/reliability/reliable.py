@@ -1,0 +1,123 @@
+"""Starts runs in processes of their own and reads, without our code, what they leave on disk."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+LIGHT, REAL = HERE / "light_run.py", ROOT / "train.py"
+SHORT = [
+    *("--task", "gym_CartPole-v1", "--prefill", "60", "--log_every", "20", "--eval_every", "200"),
+    *("--train_every", "5", "--checkpoint_every", "50", "--replay.minlen", "8"),
+    *("--replay.maxlen", "16", "--dataset.batch", "4", "--dataset.length", "8"),
+]
+TINY = [
+    *("--rssm.hidden", "16", "--rssm.deter", "16", "--rssm.stoch", "4", "--rssm.discrete", "4"),
+    *(r"--.*\.cnn_depth", "2", r"--.*\.layers", "1", r"--.*\.units", "16"),
+    *(r"--.*\.mlp_layers", "16", "--imag_horizon", "4", "--jit", "False"),
+]
+
+
+def start(script, *arguments, log, before=None, **environment) -> subprocess.Popen:
+    """Start a script with these arguments; all that it says goes to the file `log`."""
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            [sys.executable, str(script), *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=before,
+        )
+
+
+def run(script, *arguments, log, timeout=120, **more) -> tuple[int, str]:
+    """Run a script to its end; return its exit status and what it said."""
+    process = start(script, *arguments, log=log, **more)
+    try:
+        return process.wait(timeout), Path(log).read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(process, log, text, timeout=60, count=1) -> str:
+    """Wait until a process has said a text so many times; return all that it said."""
+    deadline = time.monotonic() + timeout
+    while (said := Path(log).read_text()).count(text) < count:
+        assert process.poll() is None, f"it ended without saying '{text}':\n{said[-3000:]}"
+        assert time.monotonic() < deadline, f"it never said '{text}':\n{said[-3000:]}"
+        time.sleep(0.02)
+    return said
+
+
+def number(said: str, pattern: str) -> int | None:
+    """The last number that follows the pattern, if any: `Continuing from agent step 1,234`."""
+    found = re.findall(pattern + r"([\d,]+)", said)
+    return int(found[-1].replace(",", "")) if found else None
+
+
+def checkpoints(logdir) -> list[int]:
+    """The steps of the checkpoints that are marked as whole."""
+    folder = Path(logdir) / "checkpoints"
+    return sorted(int(path.parent.name[:12]) for path in folder.glob("[0-9]*/complete.json"))
+
+
+def episodes(logdir, name="train_episodes") -> list[dict[str, np.ndarray]]:
+    """The arrays of all stored episodes, oldest first."""
+    paths = sorted((Path(logdir) / name).glob("*.npz"))
+    return [dict(np.load(path, allow_pickle=False)) for path in paths]
+
+
+def steps_on_disk(logdir) -> int:
+    """Agent steps in the training replay: of its files, and those the ledger counts as pruned."""
+    folder = Path(logdir) / "train_episodes"
+    names = [path.stem for path in folder.glob("*.npz")]
+    pruned = 0
+    if (folder / "pruned.json").exists():
+        pruned = json.loads((folder / "pruned.json").read_text())["steps"]
+    return pruned + sum(int(name.rpartition("-")[2]) for name in names)
+
+
+def check_metrics(path) -> int:
+    """Assert that every line is whole and each metric's steps increase; return how many lines."""
+    last: dict[str, int] = {}
+    data = Path(path).read_bytes()
+    assert not data or data.endswith(b"\n"), "the last line is half a line"
+    for line in data.splitlines():
+        entry = json.loads(line)
+        for name in entry.keys() - {"step"}:
+            assert entry["step"] > last.get(name, -1), f"{name} runs backwards at {entry['step']}"
+            last[name] = entry["step"]
+    return len(data.splitlines())
+
+
+def check_episodes(logdir) -> None:
+    """Assert that stored episodes hold one environment's episode each, without gaps."""
+    for episode in episodes(logdir):
+        place, rows = episode["place"], len(episode["reward"])
+        assert len(set(place[:, 0])) == 1, "two episodes were mixed"
+        np.testing.assert_array_equal(place[:, 1], np.arange(rows), "rows were lost or repeated")
+        assert episode["is_last"].tolist() == [False] * (rows - 1) + [True]
+        assert episode["is_first"].tolist() == [True] + [False] * (rows - 1)
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (and is not only waiting for its parent to take notice)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

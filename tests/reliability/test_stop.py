@@ -1,0 +1,106 @@
+"""SIGTERM and SIGINT end a run politely, a second Ctrl-C at once; neither leaves a process."""
+
+import signal
+import time
+
+import pytest
+from reliable import (
+    LIGHT,
+    SHORT,
+    alive,
+    checkpoints,
+    children,
+    number,
+    run,
+    start,
+    steps_on_disk,
+    wait_for,
+)
+
+WORKERS = ["--envs", "2", "--envs_parallel", "process"]
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Starts the light run with worker processes and kills it when the test is over."""
+    started = []
+
+    def begin(*more, **environment):
+        arguments = [*SHORT, *WORKERS, "--logdir", tmp_path / "run", *more]
+        environment = {"BLACK_BOX": str(tmp_path / "box"), **environment}
+        started.append(start(LIGHT, *arguments, log=tmp_path / "log", **environment))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def end(process, *signals, grace=0) -> tuple[float, list[int]]:
+    """Send signals and wait for the end; return how long it took and the workers still alive
+    after `grace` seconds."""
+    workers = children(process.pid)
+    begin = time.monotonic()
+    for number_of_signal in signals:
+        process.send_signal(number_of_signal)
+        time.sleep(0.05)
+    process.wait(60)
+    took = time.monotonic() - begin
+    if grace:
+        time.sleep(grace)
+    return took, [pid for pid in workers if alive(pid)]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_every_step_and_ends_all_workers(process, tmp_path, name):
+    # Episodes of 1000 steps: the unfinished ones are what could be lost.
+    going = process(EPISODE="1000 1000")
+    wait_for(going, tmp_path / "log", "fake_loss")
+    assert len(children(going.pid)) == 3, "two workers collect, one evaluates"
+    took, orphans = end(going, signal.Signals[name])
+    said = (tmp_path / "log").read_text()
+    assert going.returncode == 0, said[-3000:]
+    assert took < 15, f"it took {took:.1f} s to stop"
+    assert not orphans, "workers were left behind"
+    step = number(said, "Stopped at agent step ")
+    assert name in said and "The same command continues the run." in said
+    taken = (tmp_path / "box").stat().st_size
+    assert taken == step == steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
+
+
+def test_an_unfinished_episode_too_short_to_sample_is_kept_as_well(process, tmp_path):
+    going = process("--replay.minlen", "400", "--replay.maxlen", "400", EPISODE="1000 1000")
+    wait_for(going, tmp_path / "log", "Prefill: ")
+    time.sleep(0.3)
+    assert end(going, signal.SIGTERM)[1] == []
+    step = number((tmp_path / "log").read_text(), "Stopped at agent step ")
+    assert 0 < step == (tmp_path / "box").stat().st_size == steps_on_disk(tmp_path / "run")
+
+
+def test_a_second_interrupt_stops_at_once_and_leaves_no_workers(process, tmp_path):
+    going = process("--checkpoint_every", "1", PRECIOUS="2000000")  # saves, most of the time
+    wait_for(going, tmp_path / "log", "fake_loss")
+    time.sleep(0.5)
+    took, orphans = end(going, signal.SIGINT, signal.SIGINT)
+    said = (tmp_path / "log").read_text()
+    assert took < 5 and not orphans, f"{took:.1f} s, {orphans} left"
+    assert going.returncode in (0, 130), said[-3000:]  # 0: the first one was quick enough
+    assert "Traceback" not in said and "continues the run" in said
+    assert (tmp_path / "box").stat().st_size - steps_on_disk(tmp_path / "run") <= 2
+    assert checkpoints(tmp_path / "run")
+    arguments = [*SHORT, *WORKERS, "--logdir", tmp_path / "run", "--checkpoint_every", "1"]
+    arguments += ["--steps", steps_on_disk(tmp_path / "run") + 10]
+    status, said = run(LIGHT, *arguments, log=tmp_path / "log", PRECIOUS="2000000")
+    assert status == 0 and "Continuing from" in said, said[-2000:]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_a_signal_while_it_starts_is_answered_as_well(process, tmp_path, name):
+    going = process()
+    wait_for(going, tmp_path / "log", "Prefill with random actions")  # before there are workers
+    # A worker that is just being born notices within seconds that nobody needs it any more.
+    took, orphans = end(going, signal.Signals[name], grace=3)
+    said = (tmp_path / "log").read_text()
+    assert took < 15 and not orphans and going.returncode in (0, 130), said[-2000:]
+    assert "The same command continues the run." in said and "Traceback" not in said

@@ -1,0 +1,83 @@
+"""The benchmarks run and say what they measured; how fast is no test's business."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from sources import ROOT
+
+from benchmarks.measure import Row
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def output():
+    ran = run("--quick", "--only", "replay", "environment")
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def rows(output):
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return {line["name"]: line for line in lines}
+
+
+def test_every_row_is_one_line_of_json(rows):
+    machine = rows.pop("machine")
+    assert machine["cores"] > 0 and machine["cpu"] and machine["tensorflow"], machine
+    assert len(rows) >= 8, f"the replay and the environment have more rows than {sorted(rows)}"
+    for row in rows.values():
+        assert row["min"] <= row["median"] <= row["max"], f"the median is not in between: {row}"
+        assert row["unit"] and row["runs"] > 0, row
+
+
+def test_the_table_has_the_rows_of_the_json_lines(output, rows):
+    for name in set(rows) - {"machine"}:
+        lines = re.findall(rf"^{re.escape(name)} +[\d.,]+ ", output, re.MULTILINE)
+        assert len(lines) == 1, f"{name} is in the table {len(lines)} times"
+
+
+def test_the_environment_is_compared_with_the_bare_emulator(rows):
+    share = rows["environment, make_env, of bare ale-py"]["median"]
+    rates = [rows[f"environment, {kind}"]["median"] for kind in ("make_env", "bare ale-py")]
+    assert share == pytest.approx(100 * rates[0] / rates[1], rel=0.5), "the share is of other rates"
+
+
+def test_a_batch_is_set_against_the_copy_measured_in_the_same_process(rows):
+    row = rows["replay of 20,000 steps, batches of 16 x 50"]
+    # 16 x 50 rows of 64 x 64 pixels, 6 actions, reward and three flags; read and written.
+    assert row["gbyte"] == pytest.approx(2 * 800 * (4096 + 24 + 4 + 3) / 1e9), "bytes of a batch"
+    assert row["gbyte_per_s"] == pytest.approx(row["gbyte"] * row["median"])
+    assert 0 < row["roofline"], "the share of the roofline is missing"
+
+
+def test_json_lines_go_to_a_file_when_asked(tmp_path):
+    path = tmp_path / "rows.json"
+    ran = run("--quick", "--only", "environment", "--json", str(path))
+    assert ran.returncode == 0, ran.stderr
+    assert [json.loads(line) for line in path.read_text().splitlines()]
+    assert "{" not in ran.stdout.split("unit")[1], "the lines are below the table as well"
+
+
+def test_an_unknown_name_is_a_mistake_of_the_user():
+    ran = run("--only", "enviroment")
+    assert ran.returncode == 2
+    assert ran.stderr.strip() == (
+        "Error: No benchmark is called 'enviroment'. Did you mean 'environment'?"
+    )
+
+
+def test_the_share_of_the_roofline_takes_the_tighter_bound():
+    row = Row("x", [4.0, 2.0, 3.0], "ms", flops=1e9, bytes=2e9, peak_flops=1e12, peak_bytes=1e12)
+    assert row.median == 3.0
+    assert row.roofline == pytest.approx(2e-3 / 3e-3), "the copy takes 2 ms of the 3, the sum 1 ms"
+    rate = Row("x", [50.0], "batches/s", bytes=1e9, peak_bytes=1e11)
+    assert rate.roofline == pytest.approx(0.01 / 0.02), "a rate is one over the time of a unit"
+    assert Row("x", [5.0], "MiB").roofline == 0, "memory is no time"

@@ -1,0 +1,588 @@
+"""Checkpoints survive kill -9, full disks and damage, and do no harm when a stranger made them."""
+
+import errno
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+from dreamerv2.common import arrayfile
+from dreamerv2.common import checkpoint as checkpoint_lib
+from dreamerv2.common.checkpoint import Checkpoint, compare
+from dreamerv2.common.errors import UserError
+
+
+def arrays(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "rssm/gru/kernel:0": rng.normal(size=(30, 20)).astype(np.float32),
+        "file": rng.normal(size=5).astype(np.float16),  # np.savez cannot store this name.
+        "count": np.int64(2**40 + seed),
+        "flag": np.bool_(True),
+        "empty": np.zeros((0, 3), np.float64),
+        "fortran": np.asfortranarray(rng.integers(0, 255, (4, 6)).astype(np.uint8)),
+    }
+
+
+def state(seed=0):
+    return {"step": seed, "rng": 2**127 + seed, "nested": {"list": [1, 2.5, None, "ü"]}}
+
+
+def assert_equal(loaded, step, seed):
+    assert loaded[0] == step
+    assert loaded[2] == state(seed)
+    assert loaded[1].keys() == arrays(seed).keys()
+    for name, expected in arrays(seed).items():
+        assert loaded[1][name].dtype == expected.dtype
+        np.testing.assert_array_equal(loaded[1][name], expected, strict=True)
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+def saved(folder, *steps, keep=2):
+    checkpoint = Checkpoint(folder, keep)
+    return [checkpoint.save(step, arrays(step), state(step)) for step in steps]
+
+
+def test_nothing_saved_is_no_checkpoint(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "checkpoints")
+    assert not checkpoint.exists()
+    assert checkpoint.load() is None
+    assert names(tmp_path) == [], "only a save may create the folder"
+
+
+def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
+    saved(tmp_path, 7)
+    reopened = Checkpoint(tmp_path)
+    assert reopened.exists()
+    assert_equal(reopened.load(), 7, 7)
+
+
+def test_loaded_arrays_can_be_changed(tmp_path):
+    saved(tmp_path, 7)
+    _, loaded, _ = Checkpoint(tmp_path).load()
+    loaded["rssm/gru/kernel:0"][:] = 0
+
+
+def test_numpy_alone_can_read_the_arrays(tmp_path):
+    (folder,) = saved(tmp_path, 7)
+    with np.load(folder / "variables.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["rssm/gru/kernel:0"], arrays(7)["rssm/gru/kernel:0"])
+
+
+def test_the_newest_are_kept(tmp_path):
+    saved(tmp_path, 1, 20, 300, keep=2)
+    assert names(tmp_path) == ["000000000020", "000000000300"]
+    assert_equal(Checkpoint(tmp_path).load(), 300, 300)
+
+
+def test_steps_beyond_the_padding_still_sort_by_number(tmp_path):
+    saved(tmp_path, 999_999_999_999, 1_000_000_000_000)
+    assert Checkpoint(tmp_path).load()[0] == 1_000_000_000_000
+
+
+def test_same_step_again_replaces_it_and_nothing_else(tmp_path):
+    checkpoint = Checkpoint(tmp_path)
+    for step, seed in ((4, 4), (8, 8), (8, 9), (8, 10)):
+        checkpoint.save(step, arrays(seed), state(seed))
+    assert_equal(Checkpoint(tmp_path).load(), 8, 10)
+    assert len(names(tmp_path)) == 2
+    assert names(tmp_path)[0] == "000000000004"
+
+
+def test_step_that_runs_backwards_is_refused(tmp_path):
+    saved(tmp_path, 50)
+    with pytest.raises(ValueError, match="load it first"):
+        Checkpoint(tmp_path).save(40, arrays(), state())
+
+
+def test_items_are_converted_one_at_a_time(tmp_path):
+    alive, peak = [0], [0]
+
+    class Variable:
+        """Like a TensorFlow variable: an array exists only while somebody holds it."""
+
+        def __array__(self, dtype=None, copy=None):
+            array = Tracked((1000,))
+            alive[0] += 1
+            peak[0] = max(peak[0], alive[0])
+            return array
+
+    class Tracked(np.ndarray):
+        def __del__(self):
+            alive[0] -= 1
+
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save(1, {f"v{i}": Variable() for i in range(20)}, {})
+    assert peak[0] <= 2
+    assert len(checkpoint.load()[1]) == 20
+
+
+def test_equal_contents_make_equal_files(tmp_path):
+    (a,), (b,) = saved(tmp_path / "a", 3), saved(tmp_path / "b", 3)
+    for name in names(a):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("bad_arrays", "bad_state"),
+    [
+        ({"x": np.array([None])}, {}),
+        ({"x": "text"}, {}),
+        ({}, {"x": np.zeros(2)}),
+        ({}, {"x": {1}}),
+    ],
+)
+def test_contents_that_cannot_be_stored_leave_nothing_behind(tmp_path, bad_arrays, bad_state):
+    saved(tmp_path, 5)
+    with pytest.raises(TypeError):
+        Checkpoint(tmp_path).save(6, bad_arrays, bad_state)
+    assert names(tmp_path) == ["000000000005"]
+
+
+# Damage.
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def nonsense(path):
+    path.write_bytes(b"[" * 50_000)
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "state.json", "complete.json"])
+@pytest.mark.parametrize("damage", [flip_bit, truncate, empty, nonsense, os.remove])
+def test_damaged_newest_falls_back_with_a_warning(tmp_path, capsys, name, damage):
+    old, new = saved(tmp_path, 10, 20)
+    damage(new / name)
+    assert_equal(Checkpoint(tmp_path).load(), 10, 10)
+    shown = capsys.readouterr().out
+    assert str(new) in shown and "damaged" in shown and "step 10 instead" in shown
+    assert old.exists() and new.exists(), "loading removes nothing"
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"format": 1}', b"5", b'{"format": "1"}',
+                                     b'{"format": 1, "step": 20, "files": ["a"]}',
+                                     b'{"format": 1, "step": 21, "files": {}}'])  # fmt: skip
+def test_marker_of_the_wrong_form_is_damage(tmp_path, content):
+    _, new = saved(tmp_path, 10, 20)
+    (new / "complete.json").write_bytes(content)
+    assert_equal(Checkpoint(tmp_path).load(), 10, 10)
+
+
+def test_after_a_fallback_the_good_one_is_kept_and_the_damaged_one_goes(tmp_path):
+    _, new = saved(tmp_path, 10, 20)
+    truncate(new / "variables.npz")
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.load()
+    checkpoint.save(15, arrays(15), state(15))
+    assert names(tmp_path) == ["000000000010", "000000000015"]
+    assert_equal(Checkpoint(tmp_path).load(), 15, 15)
+
+
+def test_run_that_reaches_the_damaged_step_again_saves_it(tmp_path):
+    _, new = saved(tmp_path, 10, 20)
+    truncate(new / "variables.npz")
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.load()
+    checkpoint.save(20, arrays(21), state(21))
+    assert_equal(Checkpoint(tmp_path).load(), 20, 21)
+
+
+def test_all_damaged_is_an_error_and_not_a_new_start(tmp_path):
+    for folder in saved(tmp_path, 10, 20):
+        flip_bit(folder / "variables.npz")
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.exists()
+    with pytest.raises(UserError, match="Every checkpoint in .* is damaged"):
+        checkpoint.load()
+
+
+def test_later_format_is_named_as_such(tmp_path):
+    (folder,) = saved(tmp_path, 10)
+    marker = json.loads((folder / "complete.json").read_text())
+    (folder / "complete.json").write_text(json.dumps(marker | {"format": 99}))
+    with pytest.raises(UserError, match="format 99.*newer program"):
+        Checkpoint(tmp_path).load()
+
+
+def test_foreign_files_beside_the_versions_do_not_matter(tmp_path):
+    saved(tmp_path, 10)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "best-000000000099").mkdir()
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.load()[0] == 10
+    checkpoint.save(11, arrays(), state())
+    assert {"notes.txt", "best-000000000099"} <= set(names(tmp_path))
+
+
+def test_reader_removes_nothing_while_another_process_saves(tmp_path):
+    saved(tmp_path, 10)
+    (tmp_path / ".saving-000000000020").mkdir()
+    reader = Checkpoint(tmp_path, readonly=True)
+    assert reader.load()[0] == 10
+    assert ".saving-000000000020" in names(tmp_path)
+    with pytest.raises(ValueError, match="reading only"):
+        reader.save(30, {}, {})
+
+
+def test_reader_follows_a_writer_that_prunes(tmp_path):
+    """Load again and again while another thread saves: always whole, never backwards."""
+    saved(tmp_path, 0, keep=1)
+    failure, stop = [], threading.Event()
+
+    def read():
+        reader, last = Checkpoint(tmp_path, readonly=True), 0
+        while not stop.is_set():
+            step, loaded, _ = reader.load()
+            if step < last or loaded["count"] != 2**40 + step:
+                failure.append((last, step))
+            last = step
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    saved(tmp_path, *range(1, 60), keep=1)
+    alive = thread.is_alive()
+    stop.set()
+    thread.join()
+    assert alive, "the reader must not have failed"
+    assert not failure
+
+
+# Strangers.
+
+
+PICKLE = b"cposix\nmkdir\n(S'executed'\ntR."  # Makes a folder when it is loaded.
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def forge(folder, archive_bytes, state_bytes=b"{}"):
+    """Write a version with a correct marker around whatever a stranger put in it."""
+    folder.mkdir(parents=True)
+    (folder / "variables.npz").write_bytes(archive_bytes)
+    (folder / "state.json").write_bytes(state_bytes)
+    files = {
+        name: checkpoint_lib._fingerprint(folder / name) for name in ("variables.npz", "state.json")
+    }
+    marker = {"format": 1, "step": int(folder.name), "files": files}
+    (folder / "complete.json").write_text(json.dumps(marker))
+
+
+def archive(members, compression=zipfile.ZIP_STORED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def npy(array, header=None):
+    buffer = io.BytesIO()
+    if header is None:
+        np.lib.format.write_array(buffer, array)
+    else:
+        np.lib.format.write_array_header_1_0(buffer, header)
+        buffer.write(array.tobytes())
+    return buffer.getvalue()
+
+
+def header(shape, descr="<f4"):
+    return {"shape": shape, "fortran_order": False, "descr": descr}
+
+
+def overlapping():
+    """Many members that all point to the same bytes: small on disk, without end to read."""
+    data = archive({"a.npy": npy(np.zeros(1000, np.float32))})
+    begin, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    count, directory = 500, data[begin:end] * 500
+    sizes = count.to_bytes(2, "little") * 2 + len(directory).to_bytes(4, "little")
+    return data[:begin] + directory + data[end : end + 8] + sizes + data[end + 16 :]
+
+
+def noise():
+    return np.random.default_rng(0).integers(0, 256, 9999, np.uint8)
+
+
+HOSTILE = {
+    "pickled object": lambda: archive({"a.npy": npy(np.array([Bomb()], object))}),
+    "bare pickle": lambda: PICKLE,
+    "pickle as member": lambda: archive({"a.npy": PICKLE}),
+    "compressed": lambda: archive({"a.npy": npy(np.zeros(10**6))}, zipfile.ZIP_DEFLATED),
+    "compressed noise": lambda: archive({"a.npy": npy(noise())}, zipfile.ZIP_DEFLATED),
+    "huge claim": lambda: archive({"a.npy": npy(np.zeros(3, np.float32), header((10**15,)))}),
+    "negative": lambda: archive({"a.npy": npy(np.zeros(6, np.float32), header((-2, -3)))}),
+    "too short": lambda: archive({"a.npy": npy(np.zeros(3, np.float32), header((4,)))}),
+    "too long": lambda: archive({"a.npy": npy(np.zeros(5, np.float32), header((4,)))}),
+    "strings": lambda: archive({"a.npy": npy(np.array(["abc"]))}),
+    "records": lambda: archive({"a.npy": npy(np.zeros(2, [("x", "f4"), ("y", "f4")]))}),
+    "no array": lambda: archive({"a.npy": b"hello"}),
+    "other file": lambda: archive({"../../evil.py": b"print(1)"}),
+    "no archive": lambda: b"PK\x03\x04" + b"\0" * 100,
+    "overlapping": overlapping,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_arrays_are_damage_and_nothing_runs(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    forge(tmp_path / "checkpoints" / "000000000005", HOSTILE[kind]())
+    with pytest.raises(UserError, match="damaged"):
+        Checkpoint(tmp_path / "checkpoints").load()
+    assert names(tmp_path) == ["checkpoints"]
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"nope", b"\xff\xfe", b"[" * 10**5, b"1" * 10**5])
+def test_hostile_state_is_damage(tmp_path, content):
+    forge(tmp_path / "000000000005", archive({"a.npy": npy(np.zeros(3))}), content)
+    with pytest.raises(UserError, match="damaged"):
+        Checkpoint(tmp_path).load()
+
+
+def test_random_damage_behind_a_correct_marker_never_crashes(tmp_path):
+    """A stranger can fit the checksum to any bytes, so the readers below it must hold too."""
+    good = archive({f"{name}.npy": npy(value) for name, value in arrays().items()})
+    rng, outcomes = random.Random(0), set()
+    path = tmp_path / "variables.npz"
+    for _ in range(400):
+        content = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content[: rng.randint(1, len(content)) if rng.random() < 0.2 else None])
+        try:
+            arrayfile.read_arrays(path)
+            outcomes.add("read")
+        except arrayfile.Malformed:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+# Kill -9.
+
+SAVER = """
+    import sys
+    import numpy as np
+    from dreamerv2.common.checkpoint import Checkpoint
+    checkpoint = Checkpoint(sys.argv[1])
+    loaded = checkpoint.load()
+    step = loaded[0] + 1 if loaded else 0
+    print("ready", step, flush=True)
+    while True:
+        values = {f"v{i}": np.full((200, 500), step, np.float32) for i in range(5)}
+        checkpoint.save(step, values, {"step": step})
+        print(step, flush=True)
+        step += 1
+"""
+
+
+def kill_while_saving(folder, times, rng):
+    last = -1
+    for _ in range(times):
+        command = [sys.executable, "-c", textwrap.dedent(SAVER), str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            begin = process.stdout.readline()
+            assert begin == f"ready {last + 1}\n", "a finished save was lost"
+            threading.Event().wait(rng.uniform(0, 0.15))
+            process.send_signal(signal.SIGKILL)
+            confirmed = [int(x) for x in process.stdout.read().splitlines() if x]
+        loaded = Checkpoint(folder, readonly=True).load()
+        finished = confirmed[-1] if confirmed else last
+        if loaded is None:
+            assert finished == -1, "a finished save was lost"
+            continue
+        # A save may be whole although the process died before it could say so.
+        assert loaded[0] in (finished, finished + 1)
+        assert loaded[2] == {"step": loaded[0]}
+        assert all((value == loaded[0]).all() for value in loaded[1].values())
+        last = loaded[0]
+    return last
+
+
+def assert_no_leftovers(folder):
+    Checkpoint(folder)
+    left = names(folder)
+    assert len(left) <= 3 and all(x.isdigit() for x in left), left
+
+
+def test_killed_saves_lose_nothing_that_was_finished(tmp_path, capfd):
+    assert kill_while_saving(tmp_path, 6, random.Random(0)) > 0
+    assert_no_leftovers(tmp_path)
+    assert "damaged" not in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_fifty_killed_saves_lose_nothing_that_was_finished(tmp_path, capfd):
+    assert kill_while_saving(tmp_path, 50, random.Random(1)) > 50
+    assert_no_leftovers(tmp_path)
+    assert "damaged" not in capfd.readouterr().out
+
+
+STEPWISE = """
+    import os, sys
+    import numpy as np
+    from dreamerv2.common.checkpoint import Checkpoint
+    WATCHED = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree"}
+    for limit in range(100):
+        folder = os.path.join(sys.argv[1], str(limit))
+        Checkpoint(folder).save(10, {"a": np.full(9, 10)}, {"step": 10})
+        child = os.fork()
+        if not child:
+            calls = 0
+            def die(event, args):
+                global calls
+                if event in WATCHED:
+                    calls += 1
+                    if calls > limit:
+                        os.kill(os.getpid(), 9)
+            checkpoint = Checkpoint(folder, keep=1)
+            sys.addaudithook(die)
+            checkpoint.save(20, {"a": np.full(9, 20)}, {"step": 20})
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        print(status, flush=True)
+        if not status:
+            break
+"""
+
+
+def test_save_killed_at_each_file_system_call_leaves_a_whole_checkpoint(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(STEPWISE), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    statuses = [int(x) for x in result.stdout.split()]
+    assert statuses == [signal.SIGKILL] * (len(statuses) - 1) + [0]
+    assert len(statuses) > 8, "the hook must have seen the calls of a save"
+    seen = []
+    for limit in range(len(statuses)):
+        checkpoint = Checkpoint(tmp_path / str(limit))
+        step, loaded, extra = checkpoint.load()
+        assert (loaded["a"] == step).all() and extra == {"step": step}
+        assert all(x.isdigit() for x in names(tmp_path / str(limit)))
+        checkpoint.save(30, arrays(30), state(30))
+        assert_equal(checkpoint.load(), 30, 30)
+        seen.append(step)
+    assert seen == sorted(seen) and set(seen) == {10, 20}
+
+
+# Full disk.
+
+
+@pytest.fixture
+def file_size_limit():
+    """A function that limits how large this process may make a file, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("room", [0, 10, 300, 1000, 2600, 3500])
+def test_full_disk_keeps_the_last_checkpoint_and_no_half_one(tmp_path, file_size_limit, room):
+    saved(tmp_path, 10)
+    checkpoint = Checkpoint(tmp_path)
+    file_size_limit(room)
+    with pytest.raises(UserError) as failure:
+        checkpoint.save(20, arrays(20), state(20))
+    left = names(tmp_path)
+    file_size_limit(10**9)
+    assert left == ["000000000010"]
+    assert isinstance(failure.value.__cause__, OSError)
+    assert failure.value.__cause__.errno == errno.EFBIG
+    assert "step 10 is intact" in str(failure.value) and "make room" in str(failure.value)
+    assert_equal(Checkpoint(tmp_path).load(), 10, 10)
+    checkpoint.save(20, arrays(20), state(20))
+    assert_equal(Checkpoint(tmp_path).load(), 20, 20)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("mount"), reason="needs root to mount")
+def test_really_full_file_system(tmp_path):
+    code = FILL.replace("TMP", str(tmp_path))
+    command = f"mount -t tmpfs -o size=200k tmpfs {tmp_path} && exec {sys.executable} -c '{code}'"
+    inner = ["unshare", "--mount", "sh", "-c", command]
+    result = subprocess.run(inner, capture_output=True, text=True)
+    if "mount" in result.stderr or "unshare" in result.stderr:
+        pytest.skip(f"cannot mount here: {result.stderr.strip()}")
+    assert result.stdout.startswith("Could not save a checkpoint in "), result.stderr
+    assert "No space left on device" in result.stdout
+    assert result.stdout.endswith("['000000000001', '000000000002'] 2\n")
+
+
+FILL = """
+import os, sys
+import numpy as np
+from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.errors import UserError
+folder = os.path.join("TMP", "checkpoints")
+checkpoint = Checkpoint(folder)
+for step in (1, 2):
+    checkpoint.save(step, {"a": np.zeros(60_000, np.uint8)}, {})
+try:
+    checkpoint.save(3, {"a": np.zeros(100_000, np.uint8)}, {})
+except UserError as error:
+    print(error)
+print(sorted(os.listdir(folder)), Checkpoint(folder).load()[0])
+"""
+
+
+def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Could not save a checkpoint in .*Not a directory"):
+        Checkpoint(tmp_path / "file" / "checkpoints").save(1, arrays(), state())
+
+
+# Comparison.
+
+
+def test_compare_names_what_differs():
+    expected = {
+        "same": ((2, 3), np.float32),
+        "shape": ((2, 3), np.float32),
+        "type": ((), np.int64),
+        "missing": ((1,), np.float32),
+    }
+    loaded = {
+        "same": np.zeros((2, 3), np.float32),
+        "shape": np.zeros((2, 4), np.float32),
+        "type": np.float32(0),
+        "extra": np.zeros(1),
+    }
+    assert compare(expected, loaded) == [
+        "extra is unknown to this model",
+        "missing is missing in the checkpoint",
+        "shape is [2, 4] in the checkpoint, [2, 3] in this model",
+        "type is float32 in the checkpoint, int64 in this model",
+    ]
+    assert compare({"same": expected["same"]}, {"same": loaded["same"]}) == []
+
+
+def test_compare_counts_what_it_does_not_name():
+    expected = {f"v{i}": ((1,), np.float32) for i in range(9)}
+    phrases = compare(expected, {})
+    assert len(phrases) == 6 and phrases[-1] == "and 4 more"

@@ -1,0 +1,107 @@
+"""What the command line answers before anything is trained: help, and mistakes in one sentence."""
+
+import re
+import resource
+
+import numpy as np
+import pytest
+from commandline import TINY, finish, start
+
+from dreamerv2.common import paths
+from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.config import Config
+
+PONG = ["--configs", "atari", "debug", "--task", "atari_pong"]
+
+# What the user types -> what the answer must contain. LOGDIR is a directory that does not exist.
+MISTAKES = {
+    "unknown config": (["--configs", "atari", "debgu"], ["'debgu'", "'debug'"]),
+    "misspelt key": (["--rssm.hiden", "3"], ["'rssm.hiden'", "'rssm.hidden'"]),
+    "misspelt key without its group": (["--hidden", "3"], ["'hidden'", "'rssm.hidden'"]),
+    "wrong type": (["--envs", "two"], ["envs", "two", "integer"]),
+    "wrong boolean": (["--jit", "yes"], ["jit", "yes", "True or False"]),
+    "unknown precision": (["--precision", "8"], ["precision", "8", "auto, 32, 16, bfloat16"]),
+    "no length": (["--dataset.length", "0"], ["dataset.length", "at least 1"]),
+    "minlen above maxlen": (["--replay.minlen", "60"], ["minlen", "60", "maxlen", "50"]),
+    "no value": (["--steps"], ["steps", "needs a value"]),
+    "a word alone": (["atari"], ["'atari'", "stands alone"]),
+    "unknown game": (["--task", "atari_pogn"], ["'pogn'", "'pong'"]),
+    "unknown suite": (["--task", "nintendo_mario"], ["atari, crafter, dmc, gym, minigrid"]),
+    "no task": (["--task", "atari"], ["'atari'", "name after the suite"]),
+    "unknown gym environment": (["--task", "gym_CartPool-v1"], ["CartPool-v1", "CartPole-v1"]),
+}
+
+
+@pytest.fixture(scope="module")
+def no_tensorflow(tmp_path_factory):
+    """A directory for PYTHONPATH with a `tensorflow` that ends the process which imports it."""
+    folder = tmp_path_factory.mktemp("no_tensorflow")
+    (folder / "tensorflow.py").write_text(
+        "import os\nprint('imported', flush=True)\nos._exit(99)\n"
+    )
+    return str(folder)
+
+
+def check_sentence(result, *contents):
+    """Assert that a command ended with one sentence on standard error that holds the contents."""
+    assert result.returncode == 2, result.stdout[-500:] + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
+    assert lines[0].endswith((".", "?")), "no sentence"
+    for content in contents:
+        assert content in lines[0]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(mistake, tmp_path, no_tensorflow):
+    arguments, contents = MISTAKES[mistake]
+    command = [*arguments, "--logdir", "logdir"] if arguments != ["atari"] else arguments
+    result = finish(start(*command, cwd=tmp_path, PYTHONPATH=no_tensorflow))
+    check_sentence(result, *contents)
+    assert list(tmp_path.iterdir()) == [], "something was created"
+
+
+def test_a_missing_logdir_is_asked_for(tmp_path, no_tensorflow):
+    result = finish(start(*PONG, cwd=tmp_path, PYTHONPATH=no_tensorflow))
+    check_sentence(result, "--logdir")
+    assert result.stdout == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("logdir", ["file", "file/below"])
+def test_an_unwritable_logdir_is_named(logdir, tmp_path, no_tensorflow):
+    (tmp_path / "file").write_text("in the way")
+    command = [*PONG, "--logdir", logdir]
+    result = finish(start(*command, cwd=tmp_path, PYTHONPATH=no_tensorflow))
+    check_sentence(result, logdir)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_damaged_config_file_is_named(tmp_path, no_tensorflow):
+    (tmp_path / "config.yaml").write_text("seed: [1\n")
+    command = [*PONG, "--logdir", tmp_path]
+    check_sentence(finish(start(*command, cwd=tmp_path, PYTHONPATH=no_tensorflow)), "config.yaml")
+
+
+def test_help_is_quick_and_complete(tmp_path, no_tensorflow):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = finish(start("--help", cwd=tmp_path, PYTHONPATH=no_tensorflow))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time, because other processes may keep this one waiting.
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert result.returncode == 0 and result.stderr == "" and list(tmp_path.iterdir()) == []
+    assert took < 2, f"--help took {took:.1f} s"
+    shown = set(re.findall(r"^  --(\S+) ", result.stdout, re.M))
+    missing = set(Config(paths.load_configs()["defaults"]).flat) - shown
+    assert not missing, f"--help lacks {missing}"
+    for name in ("atari", "atari_paper", "crafter", "dmc_vision", "dmc_proprio", "debug", "small"):
+        assert f"\n  {name}: " in result.stdout, f"--help does not describe {name}"
+
+
+def test_another_architecture_in_the_logdir_is_named(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "checkpoints")
+    saved = checkpoint.save(30, {"world_model/rssm/kernel": np.zeros(3)}, {"draws": {}})
+    command = [*PONG, *TINY, "--logdir", tmp_path, "--prefill", "20", "--time_limit", "20"]
+    result = finish(start(*command, cwd=tmp_path))
+    check_sentence(result, "architecture", "another --logdir", "missing in the checkpoint")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [saved.name]

@@ -1,0 +1,368 @@
+"""The configuration: its values are an interface, its types come from the defaults."""
+
+import copy
+import pickle
+import re
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from dreamerv2 import rules
+from dreamerv2.common import values
+from dreamerv2.common.config import Config
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.paths import load_configs
+from dreamerv2.common.yamlfile import read_yaml
+
+CONFIGS = load_configs()
+DEFAULTS = Config(CONFIGS["defaults"])
+
+
+def typed(config: Config) -> dict:
+    """A config with its types, since 1 == 1.0 == True."""
+    return {
+        key: (type(value), value, [type(v) for v in value] if isinstance(value, tuple) else ())
+        for key, value in config.flat.items()
+    }
+
+
+# The mapping ------------------------------------------------------------------------------------
+
+
+def test_nested_dotted_and_attribute_access_agree():
+    config = Config({"a.b.c": 1, "a": {"d": [1, 2]}, "e": "x"})
+    assert config.a.b.c == config["a.b.c"] == config["a"]["b"]["c"] == config["a"]["b.c"] == 1
+    assert config.flat == {"a.b.c": 1, "a.d": (1, 2), "e": "x"}
+    assert list(config) == ["a", "e"] and len(config) == 2
+    assert "a.d" in config and "a.x" not in config and 3 not in config
+    assert config == {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": "x"}
+    assert config.to_dict() == {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": "x"}
+    assert {config: 1}[Config(config.to_dict())] == 1, "equal configs have different hashes"
+
+
+def test_missing_keys_name_the_nearest():
+    with pytest.raises(AttributeError, match="'hidden'"):
+        _ = DEFAULTS.rssm.hiden
+    with pytest.raises(KeyError, match="'rssm.hidden'"):
+        _ = DEFAULTS["rssm.hiden"]
+
+
+def test_config_cannot_be_changed():
+    config = Config(a=1, b={"c": 2})
+    for change, error in [
+        (lambda: setattr(config, "a", 2), AttributeError),
+        (lambda: setattr(config.b, "c", 3), AttributeError),
+        (lambda: delattr(config, "a"), AttributeError),
+        (lambda: config.__setitem__("a", 2), TypeError),
+        (lambda: config.__delitem__("a"), TypeError),
+    ]:
+        with pytest.raises(error, match="cannot be changed"):
+            change()
+    config.flat["a"] = 5
+    config.to_dict()["b"]["c"] = 5
+    assert config == {"a": 1, "b": {"c": 2}}, "the content was reached through a view"
+
+
+def test_update_leaves_the_original_alone():
+    changed = DEFAULTS.update({"rssm": {"hidden": 5}}, seed=3)
+    assert (changed.rssm.hidden, changed.seed) == (5, 3)
+    assert (DEFAULTS.rssm.hidden, DEFAULTS.seed) == (1024, 0)
+
+
+def test_copies_for_worker_processes_are_equal_and_keep_types():
+    config = DEFAULTS.update({"log_keys_video": []})
+    for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):  # noqa: S301
+        assert typed(twin) == typed(config)
+        with pytest.raises(UserError):
+            twin.update(seed="x")
+
+
+# Keys -------------------------------------------------------------------------------------------
+
+
+def test_update_takes_nested_dotted_and_regex_keys_in_order():
+    config = DEFAULTS.update({r".*\.norm": "layer", "actor.norm": "none", "kl": {"free": 2}})
+    norms = {key: value for key, value in config.flat.items() if key.endswith(".norm")}
+    assert norms.pop("actor.norm") == "none" and set(norms.values()) == {"layer"}
+    assert config.kl.free == 2.0
+
+
+def test_regex_matches_whole_names():
+    config = Config({"norm": 1, "a.norm": 1, "a.norms": 1}).update({r".*\.norm": 2})
+    assert config.flat == {"norm": 1, "a.norm": 2, "a.norms": 1}
+
+
+def test_type_survives_an_empty_list():
+    config = DEFAULTS.update(render_size=[]).update(render_size=["3", 4])
+    assert config.render_size == (3, 4)
+    assert Config(names=[]).update(names=["x"]).names == ("x",)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"rssm.hiden": 1}, "'rssm.hiden' 'rssm.hidden'"),
+        ({"rssm": {"hiden": 1}}, "'rssm.hiden' 'rssm.hidden'"),
+        ({"train_evry": 1}, "'train_every'"),
+        ({"hidden": 1}, "'rssm.hidden'"),
+        ({"rssm": 1}, "group rssm.hidden"),
+        ({"seed": {"x": 1}}, "'seed.x'"),
+        ({r".*\.nrm": "layer"}, "matches"),
+        ({"(": 1}, "regular expression"),
+        ({1: 2}, "1"),
+        ({"": 2}, "''"),
+        ({"loss_scales.a.b": 2}, "'loss_scales.a.b'"),
+        ({"loss_scales.x": "much"}, "loss_scales.x much number"),
+    ],
+)
+def test_unknown_keys_fail_and_name_the_nearest(change, words):
+    with pytest.raises(UserError) as error:
+        DEFAULTS.update(change)
+    assert all(word in str(error.value) for word in words.split()), str(error.value)
+
+
+def test_loss_scales_takes_new_keys_and_no_other_group_does():
+    config = DEFAULTS.update({"loss_scales": {"my_sensor": 2}})
+    assert config.loss_scales.my_sensor == 2.0 and type(config.loss_scales.my_sensor) is float
+    assert config.update({"loss_scales.my_sensor": "0.5"}).loss_scales.my_sensor == 0.5
+    with pytest.raises(UserError):
+        DEFAULTS.update({"kl.my_sensor": 2})
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [{"a": 1, "a.b": 2}, {"a.": 1}, {".a": 1}, {"a..b": 1}, {".".join("a" * 9999): 1}],
+)
+def test_impossible_names_fail(mapping):
+    with pytest.raises(UserError):
+        Config(mapping)
+
+
+# Types ------------------------------------------------------------------------------------------
+
+TYPES = Config(i=1, f=1.5, b=True, s="x", ints=[1], floats=[1.0], bools=[True], words=["a"])
+
+
+@pytest.mark.parametrize(
+    "key, value, result",
+    [
+        *[("i", value, 10000) for value in (10000, 1e4, "1e4", "10000", "10000.0", " 10000 ")],
+        ("i", "9007199254740993", 9007199254740993),
+        ("i", "-3", -3),
+        *[("f", value, 2.0) for value in (2, 2.0, "2", "2e0")],
+        *[("b", value, True) for value in (True, "True", "true")],
+        *[("b", value, False) for value in (False, "False", "false")],
+        *[("s", value, value) for value in ("", "1e4", "True", "é\n")],
+        ("ints", [1e1, "2"], (10, 2)),
+        ("floats", (1, "2"), (1.0, 2.0)),
+        ("bools", ["true", False], (True, False)),
+        ("words", [], ()),
+    ],
+)
+def test_values_take_the_type_of_the_default(key, value, result):
+    new = TYPES.update({key: value})
+    assert typed(new)[key] == typed(Config({key: result}))[key]
+
+
+@pytest.mark.parametrize(
+    "key, bad, wanted",
+    [
+        *[("i", v, "an integer") for v in (1.5, "1.5", "two", "", True, [1], 2**63, "1e400", None)],
+        *[("f", v, "a number") for v in ("x", True, "nan", "inf", float("inf"), 10**400, [1.0])],
+        *[("b", v, "True or False") for v in (0, 1, 1.0, "yes", "TRUE", "", None)],
+        *[("s", v, "text") for v in (1, True, None, ["x"], "\udcff", b"x")],
+        *[("ints", v, "an integer") for v in (["x"], [1.5], [[1]], [True], [None])],
+        *[("ints", v, "a list") for v in (1, "1", None)],
+    ],
+)
+def test_wrong_types_fail_with_key_value_and_wanted_type(key, bad, wanted):
+    with pytest.raises(UserError) as error:
+        TYPES.update({key: bad})
+    shown = str(bad[0] if "list" not in wanted and key == "ints" else bad)
+    assert str(error.value).startswith(f"--{key} ") and wanted in str(error.value)
+    assert shown.encode("utf-8", "backslashreplace").decode() in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [None, [None], [[1]], object(), float("nan"), b"x"])
+def test_a_default_without_possible_type_fails(bad):
+    with pytest.raises(UserError, match="--a "):
+        Config(a=bad)
+
+
+def test_numbers_are_taken_for_knobs_that_are_text_for_another_reason():
+    config = DEFAULTS.update(precision=16, checkpoint_every=1e4)
+    assert (config.precision, config.checkpoint_every) == ("16", "10000")
+    rules.validate(config)
+
+
+# Schedules and intervals ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, parsed",
+    [
+        ("linear(1, 0.1, 1e6)", ("linear", (1.0, 0.1, 1e6))),
+        ("warmup(100,3e-4)", ("warmup", (100.0, 3e-4))),
+        ("exp(1,0,500)", ("exp", (1.0, 0.0, 500.0))),
+        ("horizon(10,100,1e5)", ("horizon", (10.0, 100.0, 1e5))),
+    ],
+)
+def test_schedules(text, parsed):
+    assert values.parse_schedule(text) == parsed
+    assert DEFAULTS.update(actor_ent=text).actor_ent == text
+    assert DEFAULTS.update(actor_ent=text).update(actor_ent="1").actor_ent == 1.0
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("linear(1,2)", "linear 3"),
+        ("warmup(1,2,3)", "warmup 2"),
+        ("linaer(1,2,3)", "'linear'"),
+        ("linear(1,2,x)", "linear 3"),
+        ("linear(1,2,0)", "duration"),
+        ("linear(1,2,3", "schedule"),
+        ("linear", "schedule"),
+        ("exp(1,2,nan)", "3"),
+    ],
+)
+def test_broken_schedules_fail_at_once(text, words):
+    with pytest.raises(UserError) as error:
+        DEFAULTS.update(actor_ent=text)
+    assert all(word in str(error.value) for word in ["--actor_ent", text, *words.split()])
+
+
+def test_schedules_are_refused_elsewhere():
+    with pytest.raises(UserError, match="--model_opt.lr"):
+        DEFAULTS.update({"model_opt.lr": "linear(1,2,3)"})
+
+
+def test_intervals():
+    assert values.parse_interval("600s") == (600.0, "seconds")
+    assert values.parse_interval("1e4") == (1e4, "steps")
+    for text in ("", "s", "0s", "-1", "soon", "nan", "1m"):
+        with pytest.raises(UserError, match="600s"):
+            values.parse_interval(text)
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_save_and_load_give_back_values_and_types(name, tmp_path):
+    config = DEFAULTS.update(CONFIGS[name]).update(precision="16", actor_ent="linear(1,0,1e6)")
+    config.save(tmp_path / "config.yaml")
+    assert typed(Config.load(tmp_path / "config.yaml")) == typed(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"], "a draft was left behind"
+
+
+NAMES = st.text("abcxyz_-09.$ é", min_size=1).filter(lambda name: "." not in name)
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**62), 2**62),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(codec="utf-8")),
+    st.sampled_from(["1e4", "16", "true", "null", "~", "1:30", "2020-01-01", "a: b", "- x", " #"]),
+)
+TREES = st.recursive(
+    SCALARS | st.lists(SCALARS, max_size=3),
+    lambda inner: st.dictionaries(NAMES, inner, min_size=1, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(content=st.dictionaries(NAMES, TREES, max_size=4))
+@example(content={"0": {"0": ":0"}})
+def test_any_config_survives_its_file(content, tmp_path):
+    config = Config(content)
+    config.save(tmp_path / "config.yaml")
+    assert typed(Config.load(tmp_path / "config.yaml")) == typed(config)
+
+
+@pytest.mark.parametrize(
+    "text", ["\x85", "a\u2028b", "\ufeff", "\x7f", "a\n b ", "\U0001f600", "\0"]
+)
+def test_unusual_characters_survive_their_file(text, tmp_path):
+    Config(a=text).save(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml").a == text
+
+
+def test_numbers_of_the_yaml_of_the_release(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("lr: 1e-4\nsteps: 2e6\nbig: 5e+7\njit: True\n")
+    assert read_yaml(path) == {"lr": 1e-4, "steps": 2e6, "big": 5e7, "jit": True}
+    config = DEFAULTS.update({"model_opt.lr": 1e-4, "steps": read_yaml(path)["steps"]})
+    assert config.steps == 2000000 and type(config.steps) is int
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a: 1\nb: [1, 2\nc: 3\n", "line 3"),
+        ("a: 1\na: 2\n", "line 2"),
+        ("a: 1\n\tb: 2\n", "line 2"),
+        ("a: !!python/object:os.system x\n", "line 1"),
+        ("a: 2020-99-99\n", "YAML"),
+        ("- 1\n- 2\n", "mapping"),
+        ("", "mapping"),
+        ("a: &a [*a]\n", "list"),
+        ("a: &a {b: *a}\n", "deep"),
+        ("a: null\n", "--a"),
+        ("1: 2\n", "1"),
+    ],
+)
+def test_broken_files_are_named_with_their_line(text, words, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        Config.load(path)
+    assert "line" not in words or "broken.yaml" in str(error.value)
+    assert "\n" not in str(error.value), "more than one line"
+
+
+def test_unreadable_files_are_named(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("binary.yaml", "missing.yaml", "."):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
+            Config.load(tmp_path / name)
+
+
+def test_named_configs_must_be_mappings(tmp_path):
+    (tmp_path / "configs.yaml").write_text("defaults: {a: 1}\natari: 3\n")
+    with pytest.raises(UserError, match="mappings"):
+        load_configs(tmp_path / "configs.yaml")
+
+
+PLAIN = "a b seed rssm hidden : - [ ] { } & * ! | > ' % @ 1 1e4 .inf null ~ , # ? << é 0x_ 1_"
+OTHERS = [
+    "\n",
+    ":\n ",
+    "\n \t",
+    '"',
+    "&a",
+    "*a",
+    "!!set",
+    "!!binary",
+    "!!omap",
+    "2020-01-01",
+    "\x00",
+]
+SNIPPETS = st.sampled_from(PLAIN.split() + OTHERS)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(text=st.lists(SNIPPETS).map(" ".join) | st.text())
+def test_any_text_is_a_config_or_a_sentence(text, tmp_path):
+    path = tmp_path / "fuzz.yaml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        assert isinstance(Config.load(path), Config)
+        DEFAULTS.update(read_yaml(path))
+    except UserError as error:
+        assert str(error)

@@ -1,0 +1,246 @@
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from episode_rows import make_arrays, make_row
+
+from dreamerv2.common import episodes
+from dreamerv2.common.episodes import FILE_NAME, FileCache, Names, StoredEpisode, write_episode
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.journal import Journal
+from dreamerv2.common.npzlayout import Damaged
+
+NAME = "20210102T030405-" + "ab" * 16
+
+
+def buffers(rows):
+    return {"action": np.empty((rows, 2), np.float32), "image": np.empty((rows, 2, 2, 1), np.uint8)}
+
+
+def save(directory, arrays, saver=np.savez, name=f"{NAME}-9.npz"):
+    saver(directory / name, **arrays)
+    return directory / name
+
+
+def test_a_written_file_has_the_name_and_format_of_the_release(tmp_path):
+    path = write_episode(tmp_path, NAME, make_arrays(3, 9))
+    assert path.name == f"{NAME}-9.npz"
+    with np.load(path, allow_pickle=False) as archive:
+        assert archive["reward"].tolist() == [300 + t for t in range(10)]
+        assert archive["log_extra"].shape == (10,), "log_ keys are kept in the file"
+    assert os.listdir(tmp_path) == [path.name], "a temporary file stayed"
+
+
+def test_names_sort_in_the_order_given_within_a_second_and_when_the_clock_goes_back():
+    names = Names()
+    given = [names.new() for _ in range(50)]
+    later = Names("29991231T235959-" + "f" * 32)
+    given += [later.new() for _ in range(3)]
+    assert given == sorted(set(given))
+    assert all(FILE_NAME.fullmatch(f"{name}-7.npz") for name in given)
+    assert given[-1].startswith("30000101T000000")
+
+
+@pytest.mark.parametrize("last", ["20211399T999999-" + "0" * 32, "99991231T235959-" + "0" * 32])
+def test_an_impossible_date_in_a_name_is_no_obstacle(last):
+    assert Names(last).new() >= f"{datetime.now():%Y}"
+
+
+@pytest.mark.parametrize("saver", [np.savez, np.savez_compressed])
+def test_any_rows_of_stored_and_compressed_files_are_read(tmp_path, saver):
+    arrays = make_arrays(2, 9) | {"ram": np.zeros((10, 128), np.uint8)}
+    episode = StoredEpisode(save(tmp_path, arrays, saver))
+    assert (episode.rows, episode.steps, episode.id) == (10, 9, NAME)
+    files = FileCache()
+    for start, rows in [(0, 10), (9, 1), (3, 4)]:
+        out = buffers(rows)
+        episode.read(start, out, files)
+        for key, array in out.items():
+            np.testing.assert_array_equal(array, arrays[key][start : start + rows])
+    files.close()
+
+
+def test_other_number_types_and_fortran_order_are_read_as_well(tmp_path):
+    arrays = make_arrays(2, 9)
+    arrays["action"] = np.asfortranarray(arrays["action"].astype(">f8"))
+    arrays["reward"] = arrays["reward"].astype(np.float64)
+    episode = StoredEpisode(save(tmp_path, arrays))
+    out = {"action": np.empty((4, 2), np.float32), "reward": np.empty(4, np.float32)}
+    episode.read(5, out, FileCache())
+    np.testing.assert_array_equal(out["action"], arrays["action"][5:9])
+    np.testing.assert_array_equal(out["reward"], arrays["reward"][5:9])
+
+
+def test_the_cache_bounds_open_files_and_decompressed_bytes(tmp_path):
+    files = FileCache(max_files=3, max_bytes=500)
+    before = len(os.listdir("/proc/self/fd"))
+    for index in range(8):
+        for saver, stem in ((np.savez, "a"), (np.savez_compressed, "b")):
+            name = f"20210102T030405-{stem * 31}{index}-9.npz"
+            episode = StoredEpisode(save(tmp_path, make_arrays(index, 9), saver, name))
+            out = buffers(2)
+            episode.read(0, out, files)
+            assert out["action"][1].tolist() == [index, 1]
+            assert files.cached_bytes <= 500
+    assert len(os.listdir("/proc/self/fd")) - before <= 3
+    files.close()
+    assert files.cached_bytes == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def broken(arrays, kind):
+    """Return the arrays of an episode damaged in one way."""
+    if kind == "pickled":
+        return {**arrays, "log_extra": np.array([{}] * 10, object)}
+    if kind == "foreign":
+        return {"weights": np.zeros((10, 3))}
+    if kind == "unequal":
+        return {**arrays, "reward": arrays["reward"][:-1]}
+    if kind == "empty":
+        return {key: array[:0] for key, array in arrays.items()}
+    return {key: array for key, array in arrays.items() if key != "is_last"}
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("pickled", "pickled"),
+        ("foreign", "missing"),
+        ("unequal", "different lengths"),
+        ("empty", "different lengths"),
+        ("keyless", "is_last missing"),
+    ],
+)
+@pytest.mark.parametrize("saver", [np.savez, np.savez_compressed])
+def test_what_is_no_episode_is_refused_with_the_reason(tmp_path, kind, reason, saver):
+    path = save(tmp_path, broken(make_arrays(1, 9), kind), saver)
+    with pytest.raises(Damaged, match=reason):
+        StoredEpisode(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -30, -1])
+def test_a_truncated_file_is_refused(tmp_path, keep):
+    path = write_episode(tmp_path, NAME, make_arrays(1, 9))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(Damaged):
+        StoredEpisode(path)
+
+
+def test_any_flipped_bit_of_the_data_is_found_before_it_is_delivered(tmp_path):
+    arrays = make_arrays(1, 9)
+    path = write_episode(tmp_path, NAME, arrays)
+    whole = path.read_bytes()
+    position = whole.index(arrays["action"].tobytes())
+    for byte in range(position, position + arrays["action"].nbytes, 7):
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 4]) + whole[byte + 1 :])
+        with pytest.raises(Damaged, match=r"CRC|checksum"):
+            StoredEpisode(path).read(0, buffers(1), FileCache())
+
+
+def test_truncation_under_an_open_file_is_an_error_not_a_crash(tmp_path):
+    episode = StoredEpisode(write_episode(tmp_path, NAME, make_arrays(1, 9)))
+    files = FileCache()
+    episode.read(0, buffers(10), files)
+    os.truncate(episode.path, 200)
+    with pytest.raises(Damaged, match="truncated"):
+        episode.read(0, buffers(10), files)
+    files.close()
+
+
+def test_a_deleted_file_is_reported_as_vanished(tmp_path):
+    episode = StoredEpisode(write_episode(tmp_path, NAME, make_arrays(1, 9)))
+    episode.path.unlink()
+    with pytest.raises(Damaged, match="vanished"):
+        episode.read(0, buffers(2), FileCache())
+
+
+def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(tmp_path):
+    code = f"""
+    import resource
+    from pathlib import Path
+    from episode_rows import make_arrays
+    from dreamerv2.common.episodes import write_episode
+    from dreamerv2.common.errors import UserError
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, {resource.RLIM_INFINITY}))
+    directory = Path({str(tmp_path)!r})
+    write_episode(directory, {NAME!r}, make_arrays(1, 2))
+    try:
+        write_episode(directory, {NAME!r}, make_arrays(1, 500))
+    except UserError as error:
+        assert isinstance(error.__cause__, OSError)
+        print(error)
+    """
+    output = run_python(code)
+    assert "Could not write" in output and "Make room" in output
+    assert os.listdir(tmp_path) == [f"{NAME}-2.npz"]
+
+
+def run_python(code):
+    root = Path(episodes.__file__).parents[2]
+    path = os.pathsep.join([str(root), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+
+
+def journal(tmp_path, rows, **kwargs):
+    journal = Journal.create(tmp_path, NAME, make_row(4, 0))
+    for t in range(rows):
+        journal.append(make_row(4, t, **kwargs))
+    return journal
+
+
+def test_a_journal_recovers_every_row_and_closes_it_as_truncated(tmp_path):
+    path = journal(tmp_path, 6).path
+    arrays = Journal.recover(path).arrays()
+    assert arrays["action"].tolist() == [[4, t] for t in range(6)]
+    assert arrays["reward"].dtype == np.float32 and arrays["log_extra"].dtype == np.int32
+    assert arrays["is_first"].tolist() == [True] + [False] * 5
+    assert arrays["is_last"].tolist() == [False] * 5 + [True]
+    assert not arrays["is_terminal"].any()
+
+
+def test_a_journal_of_a_finished_episode_keeps_its_flags(tmp_path):
+    arrays = Journal.recover(journal(tmp_path, 6, last=5).path).arrays()
+    assert arrays["is_last"][-1] and arrays["is_terminal"][-1]
+
+
+@pytest.mark.parametrize("lost", [1, 10, 50, 70])
+def test_a_torn_row_ends_the_recovered_episode(tmp_path, lost):
+    whole = journal(tmp_path, 6)
+    os.truncate(whole.path, whole.path.stat().st_size - lost)
+    rows = 6 - -(-lost // whole.dtype.itemsize)
+    assert Journal.recover(whole.path).rows == rows
+    data = bytearray(whole.path.read_bytes())
+    data[-3 * whole.dtype.itemsize] ^= 1
+    whole.path.write_bytes(data)
+    assert Journal.recover(whole.path).rows < rows, "a row with a wrong checksum was used"
+
+
+@pytest.mark.parametrize("data", [b"", b"dreamerv2 journal 1 [[\n", b"\x93NUMPY" * 50])
+def test_what_is_no_journal_is_refused(tmp_path, data):
+    path = tmp_path / f"{NAME}.journal"
+    path.write_bytes(data)
+    with pytest.raises(Damaged, match="no journal"):
+        Journal.recover(path)
+
+
+def test_a_row_of_another_shape_or_with_other_keys_is_refused_by_name(tmp_path):
+    open_journal = journal(tmp_path, 2)
+    with pytest.raises(ValueError, match="image has shape"):
+        open_journal.append(make_row(4, 2) | {"image": np.zeros((2, 2, 3), np.uint8)})
+    with pytest.raises(ValueError, match="log_new"):
+        open_journal.append(make_row(4, 2) | {"log_new": 1})
+    with pytest.raises(ValueError, match="only numbers"):
+        Journal.create(tmp_path / "x", NAME, {"name": np.asarray("pong")})
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="Could not write"):
+        Journal.create(tmp_path / "missing", NAME, make_row(0, 0))

@@ -1,0 +1,46 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import FLAGS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_example(name: str, logdir: Path, *flags: str) -> str:
+    """Run an example as its first lines say, in a process of its own; return what it printed."""
+    command = [sys.executable, str(ROOT / "examples" / name), "--logdir", str(logdir), *flags]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        command, cwd=logdir.parent, env=environ, capture_output=True, text=True, timeout=200
+    )
+    assert ran.returncode == 0, f"{name} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
+    return ran.stdout
+
+
+def metrics(logdir: Path) -> set[str]:
+    lines = (logdir / "metrics.jsonl").read_text().splitlines()
+    return set().union(*(json.loads(line) for line in lines))
+
+
+def test_minigrid(tmp_path):
+    pytest.importorskip("minigrid", reason="the extra minigrid is not installed")
+    printed = run_example("minigrid.py", tmp_path / "run", *FLAGS)
+    assert "Done: 60 agent steps" in printed
+    names = metrics(tmp_path / "run")
+    missing = {"train_return", "eval_return", "model_loss", "actor_loss"} - names
+    assert not missing, f"the library logs what the command line logs, but not {missing}"
+    assert "task: custom_MiniGrid-DoorKey-6x6-v0" in (tmp_path / "run/config.yaml").read_text(), (
+        "a plot must name the task by its environment"
+    )
+
+
+def test_custom_env(tmp_path):
+    printed = run_example("custom_env.py", tmp_path / "run", *FLAGS, "--envs", "2")
+    assert "Done: 60 agent steps" in printed
+    assert "Playing: 0.0" in printed or "Playing: 1.0" in printed, (
+        "the example ends with a game played by what was learned"
+    )

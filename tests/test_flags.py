@@ -1,0 +1,273 @@
+"""Flags: what a user types becomes a Config or one clear sentence."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamerv2.common import flags
+from dreamerv2.common.config import Config
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.paths import configs_path, load_configs
+
+CONFIGS = load_configs()
+DEFAULTS = Config(CONFIGS["defaults"])
+ROOT = Path(__file__).parent.parent
+
+
+def parse(line: str) -> Config:
+    return flags.parse(line.split(), CONFIGS)
+
+
+def run(script: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+# Named configs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--logdir X --configs defaults atari --task atari_qbert",
+        "--configs atari --logdir X --task atari_qbert",
+        "--task atari_qbert --configs atari --logdir X",
+        "--task=atari_qbert --configs=atari --logdir=X",
+        "--task atari_qbert --logdir X --configs atari defaults",
+        "--configs defaults --task atari_qbert --configs atari --logdir X",
+    ],
+)
+def test_flags_come_in_any_order(line):
+    expected = DEFAULTS.update(CONFIGS["atari"]).update(logdir="X", task="atari_qbert")
+    assert parse(line) == expected
+
+
+def test_no_flags_are_the_defaults():
+    assert parse("") == DEFAULTS
+
+
+def test_named_configs_apply_in_order():
+    assert parse("--configs atari debug").time_limit == 100
+    assert parse("--configs debug atari").time_limit == 27000
+
+
+def test_flags_win_over_named_configs_wherever_they_stand():
+    assert parse("--time_limit 7 --configs atari").time_limit == 7
+
+
+# Values -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, key, value",
+    [
+        ("--steps 1e4", "steps", 10000),
+        ("--jit False", "jit", False),
+        ("--jit=true", "jit", True),
+        ("--precision 32", "precision", "32"),
+        ("--dmc_camera -1", "dmc_camera", -1),
+        ("--model_opt.lr 3e-4", "model_opt.lr", 3e-4),
+        ("--encoder.cnn_kernels 1 2 3", "encoder.cnn_kernels", (1, 2, 3)),
+        ("--encoder.cnn_kernels=1 2", "encoder.cnn_kernels", (1, 2)),
+        ("--log_keys_video", "log_keys_video", ()),
+        ("--log_keys_video a", "log_keys_video", ("a",)),
+        ("--grad_heads decoder reward --seed 1", "grad_heads", ("decoder", "reward")),
+        ("--logdir=", "logdir", ""),
+        ("--logdir=a=b", "logdir", "a=b"),
+        ("--logdir=--odd", "logdir", "--odd"),
+        ("--seed 1 --seed 2", "seed", 2),
+        ("--actor_ent linear(1,0,1e6)", "actor_ent", "linear(1,0,1e6)"),
+        ("--actor_ent 1e-3", "actor_ent", 1e-3),
+        ("--loss_scales.proprio 2", "loss_scales.proprio", 2.0),
+        ("--loss_scales.mine 2", "loss_scales.mine", 2.0),
+    ],
+)
+def test_values_take_the_type_of_the_knob(line, key, value):
+    result = parse(line)[key]
+    assert (type(result), result) == (type(value), value)
+
+
+def test_regex_flags_change_all_matches():
+    config = parse(r"--.*\.norm layer --.*\.(mlp_layers|cnn_kernels) 3 3")
+    assert {v for k, v in config.flat.items() if k.endswith(".norm")} == {"layer"}
+    assert config.encoder.mlp_layers == config.decoder.cnn_kernels == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("--configs atry", "'atry' 'atari' dmc_vision"),
+        ("--configs xyz", "'xyz' defaults, atari small"),
+        ("--configs", "--configs names"),
+        ("--rssm.hiden 3", "'rssm.hiden' 'rssm.hidden'"),
+        ("--task_ x", "'task'"),
+        ("--envs two", "--envs two integer"),
+        ("--jit 1", "--jit 1 True False"),
+        ("--jit", "--jit needs value"),
+        ("--steps 5 6", "--steps one value"),
+        ("junk", "'junk'"),
+        ("junk --seed 1", "'junk'"),
+        ("-seed 1", "'-seed'"),
+        ("--", "'--'"),
+        ("--=3", "'--'"),
+        ("--rssm 3", "group rssm.hidden"),
+        (r"--.*\.nrm layer", "matches"),
+        ("--( 3", "regular expression"),
+        ("--encoder.cnn_kernels 1 x", "--encoder.cnn_kernels x integer"),
+        ("--actor_ent linear(1,2)", "linear 3 numbers"),
+        ("--logdir \udcff", "--logdir text"),
+    ],
+)
+def test_mistakes_get_one_sentence(line, words):
+    with pytest.raises(UserError) as error:
+        parse(line)
+    message = str(error.value)
+    assert all(word in message for word in words.split(" ")), message
+    assert "\n" not in message
+
+
+TOKENS = st.one_of(
+    st.sampled_from(
+        ["--configs", "--seed", "--rssm.hidden", "--jit", "--grad_heads", "--loss_scales.x", "--"]
+        + [
+            r"--.*\.norm",
+            "--(",
+            "--.*",
+            "--[",
+            "--a{99999999999}",
+            "--seed=",
+            "--=",
+            "-1",
+            "--rssm",
+        ]
+        + ["--actor_ent", "linear(1,2,3)", "linear(,,)", "atari", "debug", "1e4", "1e999", "nan"]
+        + ["True", "", " ", "\udcff", "\x00", "9" * 5000, "١", "1_0", "decoder", "--help_", "0x1"]
+    ),
+    st.text(max_size=5),
+    st.text(max_size=5).map("--".__add__),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(argv=st.lists(TOKENS, max_size=6))
+def test_any_flags_are_a_config_or_a_sentence(argv):
+    if any(item == "-h" or item.partition("=")[0] in ("--help", "---h") for item in argv):
+        return
+    for attempt in (lambda: flags.parse(argv, CONFIGS), lambda: DEFAULTS.parse_flags(argv)):
+        try:
+            assert isinstance(attempt(), Config)
+        except UserError as error:
+            assert str(error)
+
+
+@settings(max_examples=100, deadline=None)
+@given(key=st.sampled_from(sorted(DEFAULTS.flat)), value=TOKENS)
+def test_any_value_of_any_knob_is_a_config_or_a_sentence(key, value):
+    try:
+        config = flags.parse([f"--{key}={value}"], CONFIGS)
+    except UserError as error:
+        assert key in str(error)
+    else:
+        assert type(config[key]) in (type(DEFAULTS[key]), str), "a flag changed a knob's type"
+
+
+# Scripts and notebooks --------------------------------------------------------------------------
+
+SCRIPT = """
+from dreamerv2.common.config import Config
+config = Config({"logdir": "", "a": {"b": 1}}).update({"logdir": "X", "a.b": 2}).parse_flags()
+print(config.logdir, config.a.b)
+"""
+
+
+def test_scripts_take_flags(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    assert run(script).stdout.split() == ["X", "2"]
+    assert run(script, "--a.b", "3").stdout.split() == ["X", "3"]
+    result = run(script, "--a.c", "3")
+    assert result.returncode == 2 and "'a.b'" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run(script, "--help")
+    assert result.returncode == 0 and "--a.b 2" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["ipykernel_launcher.py", "ipykernel/__main__.py"])
+def test_notebooks_have_no_flags(name, tmp_path):
+    script = tmp_path / name
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(SCRIPT)
+    result = run(script, "-f", "kernel-1.json")
+    assert result.stdout.split() == ["X", "2"], result.stderr
+
+
+def test_known_only_returns_the_other_arguments():
+    argv = "file --seed 3 --mine a b --jit False --yours=1".split()
+    config, rest = DEFAULTS.parse_flags(argv, known_only=True)
+    assert config == DEFAULTS.update(seed=3, jit=False)
+    assert rest == ["file", "--mine", "a", "b", "--yours", "1"]
+
+
+def test_named_configs_are_refused_where_there_are_none():
+    with pytest.raises(UserError, match="'configs'"):
+        DEFAULTS.parse_flags(["--configs", "atari"])
+
+
+# Help -------------------------------------------------------------------------------------------
+
+HELP = """
+import sys
+from dreamerv2.common import flags, paths
+try:
+    flags.parse(sys.argv[1:], paths.load_configs())
+finally:
+    heavy = {"tensorflow", "gymnasium", "gym", "pandas", "numpy"} & set(sys.modules)
+    print("heavy:", *heavy, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("line", ["--help", "-h", "--configs atari --help", "--envs two --help"])
+def test_help_is_quick_and_complete(line, tmp_path):
+    script = tmp_path / "help.py"
+    script.write_text(HELP)
+    start = time.time()
+    result = run(script, *line.split())
+    assert time.time() - start < 2, "the help text keeps the user waiting"
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.strip() == "heavy:", "a heavy package is imported"
+    for key in DEFAULTS.flat:
+        assert f"--{key} " in result.stdout, f"--help does not mention {key}"
+    for name in CONFIGS:
+        assert name == "defaults" or f"\n  {name}: " in result.stdout, f"--help misses {name}"
+    assert "kl.balance 0.5" in result.stdout and r".*\.norm layer" in result.stdout
+
+
+def test_every_knob_has_a_comment():
+    comments = flags.knob_comments(configs_path().read_text(encoding="utf-8"))
+    bare = [key for key in DEFAULTS.flat if len(comments.get(key, "")) < 8]
+    assert not bare, "knobs without a meaning or unit in configs.yaml"
+
+
+def test_every_named_config_has_a_comment():
+    source = configs_path().read_text(encoding="utf-8")
+    for name in CONFIGS:
+        assert name == "defaults" or flags.config_comment(source, name).endswith("."), name
+
+
+def test_help_shows_the_comment_and_the_value():
+    text = flags.help_text(DEFAULTS, CONFIGS, configs_path().read_text(encoding="utf-8"))
+    line = next(line for line in text.splitlines() if "--imag_horizon" in line)
+    assert line.split(maxsplit=2)[1] == "15" and "agent steps" in line
+    assert max(map(len, text.splitlines())) <= 100, "lines wrap in a terminal"

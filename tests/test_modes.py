@@ -1,0 +1,281 @@
+"""--mode eval and --mode dream on a tiny run of a real game."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import FLAGS
+
+from dreamerv2 import dream, evaluate
+from dreamerv2.common import draw, film, paths
+from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.config import Config
+from dreamerv2.common.envs import make_env
+from dreamerv2.common.lock import RunLock
+from dreamerv2.train import main
+
+ROOT = Path(__file__).resolve().parent.parent
+STEP = 60 * 4  # of the last checkpoint, in frames
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished training, 30 agent steps an episode, with checkpoints at steps 41 and 60."""
+    logdir = tmp_path_factory.mktemp("modes") / "run"
+    main(["--logdir", str(logdir), "--configs", "atari", "--precision=32", *FLAGS])
+    assert [p.name for p in sorted((logdir / "checkpoints").iterdir())][-1] == f"{60:012d}"
+    return logdir
+
+
+def mistake(capsys, *argv: str) -> str:
+    """Run the command line, which must end with status 2 and one sentence; return that."""
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.splitlines()[-1].startswith("Error: ") and "Traceback" not in error, error
+    return error
+
+
+def lines(logdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (logdir / "eval.jsonl").read_text().splitlines()]
+
+
+def fingerprints(logdir: Path) -> dict[str, str]:
+    """Hash every file of a run."""
+    files = [path for path in sorted(logdir.rglob("*")) if path.is_file()]
+    return {str(p.relative_to(logdir)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
+
+
+def frames(path: Path) -> list[np.ndarray]:
+    """Decode a video, GIF or MP4."""
+    if path.suffix == ".gif":
+        image = Image.open(path)
+        found = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            # Equal frames in a row are stored as one that lasts longer.
+            found += [np.asarray(image.convert("RGB"))] * round(image.info["duration"] / 50)
+        return found
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+# --- eval ---
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, tmp_path_factory):
+    """An evaluation by the command of the README, while the run is locked by its training."""
+    logdir = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(run, logdir)
+    command = [sys.executable, "train.py", "--logdir", str(logdir)]
+    with RunLock(logdir):
+        before = fingerprints(logdir)
+        ran = subprocess.run(
+            [*command, "--mode", "eval", "--eval_eps", "5", "--envs", "2"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        after = fingerprints(logdir)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return logdir, ran.stdout, before, after
+
+
+def test_eval_plays_exactly_the_episodes_asked_for(evaluated):
+    episodes = [line for line in lines(evaluated[0]) if "episode" in line]
+    assert [line["episode"] for line in episodes] == [1, 2, 3, 4, 5]
+    assert all(line["eval_length"] == 30 for line in episodes), "the run's time_limit counts"
+    assert all(line["step"] == STEP and line["task"] == "atari_pong" for line in episodes)
+
+
+def test_eval_sums_up(evaluated):
+    *episodes, summary = lines(evaluated[0])
+    returns = sorted(line["eval_return"] for line in episodes)
+    assert summary["mean"] == pytest.approx(sum(returns) / 5)
+    assert (summary["min"], summary["median"], summary["max"]) == (
+        returns[0],
+        returns[2],
+        returns[4],
+    )
+    assert (summary["random"], summary["human"]) == (-20.7, 14.6)
+    assert summary["normalized"] == pytest.approx((summary["mean"] + 20.7) / (14.6 + 20.7))
+    for words in ("mean", "standard error", "median", "min", "max", "-20.7", "14.6"):
+        assert words in evaluated[1], f"what is printed lacks: {words}"
+
+
+def test_eval_leaves_the_run_alone(evaluated):
+    _, _, before, after = evaluated
+    added = {name for name in after if name not in before}
+    assert {name: after.get(name) for name in before} == before, "a file of the run was changed"
+    assert all(name == "eval.jsonl" or name.startswith("videos") for name in added), added
+
+
+def test_the_standard_error_by_hand():
+    summary = evaluate.summarize([1.0, 2.0, 3.0, 6.0])  # deviations -2 -1 0 3, variance 14 / 3
+    assert summary["stderr"] == pytest.approx((14 / 3) ** 0.5 / 2)
+    assert (summary["mean"], summary["median"]) == (3, 2.5)
+    assert evaluate.summarize([1.0])["stderr"] is None, "one episode says nothing about spread"
+
+
+def test_tasks_without_references_say_so():
+    summary = evaluate.summarize([1.0]) | {"length_mean": 1.0} | evaluate.references("gym_X", 1.0)
+    text = evaluate.report(evaluate.Run(Path(), "gym_X", 4), summary)
+    assert "not known for this task" in text and "unknown (one episode)" in text
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+def test_eval_films_at_the_native_resolution(evaluated, suffix):
+    video = evaluated[0] / "videos" / f"eval_{STEP:012d}_1.{suffix}"
+    shown = frames(video)
+    assert len(shown) == 31, "the first frame and one for every step"
+    height, width = shown[0].shape[:2]
+    assert width == 160 and 210 < height < 240, "the picture, and a strip for the score below it"
+    strip = shown[0][210:].astype(int)
+    assert strip.max() > 150 and np.median(strip) < 60, "the strip holds light writing on dark"
+    assert (shown[0][:210, :, 0].astype(int) - shown[0][:210, :, 2] > 50).mean() > 0.5, (
+        "Pong has an orange field: this is not what the agent sees"
+    )
+
+
+def test_eval_takes_another_checkpoint(run, capsys):
+    version = sorted((run / "checkpoints").iterdir())[0]
+    assert int(version.name) < 60
+    main(["--checkpoint", str(version), "--mode", "eval", "--time_limit", "3"])
+    assert f"after {int(version.name) * 4} frames" in capsys.readouterr().out
+    assert lines(run)[-1]["length_mean"] == 3, "a flag wins over the run's own config"
+
+
+def test_the_precision_of_the_training_does_not_matter(run, tmp_path, capsys):
+    step, arrays, state = Checkpoint(run / "checkpoints", readonly=True).load()
+    arrays["task/actor_opt/loss_scale"] = np.float32(2**15)  # as of a training in float16
+    Checkpoint(tmp_path / "checkpoints").save(step, arrays, state)
+    shutil.copy(run / "config.yaml", tmp_path)
+    main(["--logdir", str(tmp_path), "--mode", "eval", "--time_limit", "3"])
+    assert f"atari_pong after {STEP} frames" in capsys.readouterr().out
+
+
+# --- dream ---
+
+
+@pytest.fixture(scope="module")
+def dreamed(run, tmp_path_factory):
+    """Dreams of a run whose environment cannot be made here."""
+    logdir = tmp_path_factory.mktemp("dreamed") / "run"
+    shutil.copytree(run, logdir, ignore=shutil.ignore_patterns("videos"))
+    text = (logdir / "config.yaml").read_text()
+    (logdir / "config.yaml").write_text(text.replace("task: atari_pong", "task: custom_Mine"))
+    before = fingerprints(logdir)
+    main(["--logdir", str(logdir), "--mode", "dream"])
+    after = fingerprints(logdir)
+    assert {name: after.get(name) for name in before} == before, "a file of the run was changed"
+    return {path.name: path for path in (logdir / "videos").iterdir()}
+
+
+def test_dream_shows_real_frames_beside_open_loop_predictions(dreamed, run):
+    pytest.importorskip("av", reason="the extra video is not installed")
+    shown = frames(dreamed[f"dream_{STEP:012d}_image_openloop.mp4"])
+    assert len(shown) == 31, "all rows of an episode, as it is shorter than 50"
+    strip = draw.caption("", 10).shape[0]
+    first = shown[0][strip : strip + 128, :128].astype(float)
+    newest = sorted((run / "eval_episodes").glob("*.npz"))[-1]
+    real = draw.enlarge(np.load(newest)["image"][0], 2).astype(float)
+    assert np.abs(first - real).mean() < 5, "the upper left picture is the newest episode's first"
+
+
+def test_dream_shows_an_imagined_rollout_with_its_curves(dreamed):
+    pytest.importorskip("av", reason="the extra video is not installed")
+    shown = frames(dreamed[f"dream_{STEP:012d}_image_imagined.mp4"])
+    assert len(shown) == 51, "the start and fifty imagined steps"
+    below = [frame[17 + 128 :] for frame in shown]
+    blue = [((f[..., 2].astype(int) - f[..., 0]) > 60).sum() for f in below]
+    assert blue[50] > 3 * blue[5] > 0, "the curves grow while the rollout goes on"
+    assert {path.suffix for path in dreamed.values()} == {".gif", ".mp4"}
+
+
+def test_imagined_numbers_stand_under_their_frames():
+    believed = {
+        "reward": np.array([[0.0], [0.25], [1.0]]),
+        "value": np.array([[2.0], [2.0], [2.0]]),
+        "discount": np.array([[0.99], [0.99], [0.0]]),
+    }
+    images = np.zeros((3, 1, 64, 64, 1))
+    shown = dream.imagined_frames(images, believed, "tanh")
+    block = draw.curve("tanh reward", [0.0, 0.25, 1.0], 1, (0.0, 1.0), 128)
+    start = draw.caption("", 1).shape[0] + 128
+    np.testing.assert_array_equal(shown[1][start : start + len(block), :128], block)
+
+
+def test_a_curve_rises_where_its_values_do():
+    text = draw.caption("", 1).shape[0]
+    strip = draw.curve("x", [0.0, 0.0, 1.0], 2, (0.0, 1.0), 90)[text:]
+    rows = [np.flatnonzero((column > 100).any(-1)).mean() for column in (strip[:, 5], strip[:, 88])]
+    assert rows[0] > 20 and rows[1] < 6, "0 is drawn at the lower edge and 1 at the upper one"
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize("mode", ["eval", "dream"])
+def test_without_a_run_or_checkpoint_it_is_a_sentence(mode, run, tmp_path, capsys):
+    assert "There is no run in" in mistake(capsys, "--logdir", str(tmp_path), "--mode", mode)
+    assert "Which run" in mistake(capsys, "--mode", mode)
+    shutil.copy(run / "config.yaml", tmp_path)
+    error = mistake(capsys, "--logdir", str(tmp_path), "--mode", mode)
+    assert "There is no checkpoint in" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
+
+
+@pytest.mark.parametrize("mode", ["eval", "dream"])
+def test_another_architecture_is_a_sentence(mode, run, capsys):
+    error = mistake(capsys, "--logdir", str(run), "--mode", mode, "--rssm.deter", "24")
+    assert "another architecture" in error
+    assert "[32, 16] in the checkpoint, [40, 16] in this model" in error, error
+
+
+def test_other_mistakes_are_sentences_too(run, tmp_path, capsys):
+    assert "eval_eps" in mistake(capsys, "--logdir", str(run), "--mode=eval", "--eval_eps=0")
+    assert "--mode evil" in mistake(capsys, "--logdir", str(run), "--mode=evil")
+    broken = tmp_path / "checkpoints" / "000000000060"
+    shutil.copytree(run / "checkpoints" / broken.name, broken)
+    (broken / "state.json").write_text("{}")
+    error = mistake(capsys, "--logdir", str(run), "--mode=eval", "--checkpoint", str(broken))
+    assert "is damaged" in error
+
+
+def test_without_an_encoder_there_are_gifs_and_one_line(tmp_path, monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "av" else real(n))
+    film._has_encoder.cache_clear()
+    picture = np.zeros((2, 8, 9, 3), np.uint8)
+    paths = [*film.save(tmp_path / "a", picture), *film.save(tmp_path / "b", picture)]
+    film._has_encoder.cache_clear()
+    assert [path.name for path in paths] == ["a.gif", "b.gif"]
+    assert capsys.readouterr().out.count("dreamerv2[video]") == 1
+
+
+def test_an_mp4_holds_odd_sizes_too(tmp_path):
+    pytest.importorskip("av", reason="the extra video is not installed")
+    _, mp4 = film.save(tmp_path / "odd", np.full((3, 33, 35, 3), 200, np.uint8))
+    shown = frames(mp4)
+    assert len(shown) == 3 and shown[0].shape == (34, 36, 3)
+    assert np.abs(shown[0].astype(int) - 200).max() < 6
+
+
+def test_crafter_draws_a_picture_larger_than_what_the_agent_sees():
+    pytest.importorskip("crafter", reason="the extra crafter is not installed")
+    env = make_env("crafter_reward", Config(paths.load_configs()["defaults"]))
+    env.reset()
+    assert env.render_mode == "rgb_array" and env.render().shape == (576, 576, 3)

@@ -1,0 +1,73 @@
+"""Unusual observations and several environments, through the real command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commandline import TINY, finish, start
+
+SOON = [
+    *("--prefill", "40", "--steps", "120", "--train_every", "20", "--eval_every", "60"),
+    *("--log_every", "40", "--jit", "False", "--replay.minlen", "8", "--replay.maxlen", "8"),
+    *("--dataset.batch", "4", "--dataset.length", "8", "--logdir", "run", *TINY),
+]
+ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+def run(folder, task, *arguments):
+    return finish(start("--task", task, *SOON, *arguments, cwd=folder, **ENVIRONMENT), 300)
+
+
+def episodes(folder, mode="train"):
+    """Return all stored episodes, read without our own code."""
+    files = sorted((folder / "run" / f"{mode}_episodes").glob("*.npz"))
+    return [dict(np.load(path)) for path in files]
+
+
+def test_images_vectors_and_scalars_together_pass_through_the_whole_run(tmp_path):
+    keys = ["--encoder.mlp_keys", "joints|speed", "--log_keys_max", "log_count"]
+    videos = ["--log_keys_video", "front", "map"]
+    result = run(tmp_path, "gym_odd_envs:Mixed-v0", *keys, *videos)
+    assert result.returncode == 0, result.stderr[-2000:]
+    unread = [line for line in result.stdout.splitlines() if "Not read" in line]
+    assert unread == ["Not read, by --encoder.cnn_keys and --encoder.mlp_keys: gear."]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    names = set().union(*lines)
+    assert names >= {f"{key}_loss" for key in ("front", "map", "joints", "speed", "gear")}
+    assert not any("log_count_loss" in name for name in names), "a log_ key was trained on"
+    assert {line["max_train_log_count"] for line in lines if "train_return" in line} == {12}
+    assert {line["train_return"] for line in lines if "train_return" in line} == {6}
+    rows = episodes(tmp_path)[0]
+    shapes = {"front": (64, 64, 3), "map": (64, 64, 1), "joints": (4,), "speed": (), "gear": (3,)}
+    assert {key: rows[key].shape[1:] for key in shapes} == shapes
+    assert np.array_equal(rows["speed"], np.arange(13)), "the scalar is stored as it came"
+    assert rows["is_terminal"].tolist() == [False] * 12 + [True]
+
+
+@pytest.mark.parametrize("parallel", ["none", "process"])
+def test_nan_in_an_observation_stops_the_run_and_names_the_key(parallel, tmp_path):
+    result = run(tmp_path, "gym_odd_envs:Broken-v0", "--envs_parallel", parallel)
+    assert result.returncode == 2
+    assert "'speed' contains NaN or Inf" in result.stderr and "must be finite" in result.stderr
+    assert "Traceback" not in result.stderr, "one sentence is enough"
+
+
+def test_four_processes_record_whole_episodes(tmp_path):
+    arguments = ["--envs", "4", "--envs_parallel", "process", "--eval_eps", "3"]
+    result = run(tmp_path, "gym_odd_envs:Mixed-v0", *arguments)
+    assert result.returncode == 0, result.stderr[-2000:]
+    stored = episodes(tmp_path)
+    assert [len(rows["speed"]) for rows in stored].count(13) >= 8
+    assert len({rows["front"][0].tobytes() for rows in stored}) == len(stored), "equal seeds"
+    for rows in stored:  # the last four are cut off by the end of the run
+        length = len(rows["speed"])
+        assert np.array_equal(rows["speed"], np.arange(length)), "rows of two environments mixed"
+        assert rows["is_first"].tolist() == [True] + [False] * (length - 1)
+        assert rows["is_terminal"].tolist() == [False] * (length - 1) + [length == 13]
+        assert not rows["action"][0].any() and rows["action"][1:].any(-1).all()
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert {line["train_length"] for line in lines if "train_length" in line} == {12}
+    finished = len(episodes(tmp_path, "eval"))
+    assert finished == 1 + 2 * 3, "one random episode, then 3 at each of two evaluations"
+    assert lines[-1]["step"] == 120

@@ -1,0 +1,207 @@
+"""Wheel, source distribution and editable installation hold and run the same code.
+
+Everything is built in a copy of the checkout and installed into small virtual environments that
+borrow the dependencies of this one, so nothing is downloaded.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGED = ["dreamerv2", "common", "scores", "configs.yaml", "train.py", "plot.py"]
+BUILDING = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"]
+
+
+def run(*command, cwd: Path, **environment: str) -> str:
+    """Run a command outside the checkout's own import path; return what it printed."""
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
+    command = [str(part) for part in command]
+    ran = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, f"{' '.join(command)}\n{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
+    return ran.stdout
+
+
+def copy_checkout(target: Path) -> Path:
+    """Copy what the builders read, links as links."""
+    target.mkdir()
+    for name in [*PACKAGED, *BUILDING]:
+        source = ROOT / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, target / name, symlinks=True, ignore=ignore)
+        elif source.exists():
+            shutil.copy2(source, target / name)
+    (target / "tests").mkdir()
+    (target / "tests" / "test_nothing.py").write_text("")
+    return target
+
+
+def expected_files() -> set[str]:
+    """Return the names that the package must have inside an archive, read from the checkout."""
+    found = set()
+    for folder, _, names in os.walk(ROOT / "dreamerv2", followlinks=True):
+        inside = Path(folder).relative_to(ROOT)
+        if "__pycache__" not in inside.parts:
+            found |= {str(inside / name) for name in names if not name.endswith(".pyc")}
+    return {name for name in found if not re.search(r"/\.", name)}
+
+
+def wheel_files(wheel: Path) -> dict[str, bytes]:
+    """Return name -> content of everything in a wheel except its dist-info."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+        return {name: archive.read(name) for name in names}
+
+
+def small_venv(folder: Path) -> Path:
+    """Make a virtual environment that sees this one's packages; return its interpreter."""
+    venv.create(folder, symlinks=True, with_pip=False)
+    python = folder / "bin" / "python"
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    borrowed = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
+    return python
+
+
+def install(python: Path, *what, cwd: Path) -> None:
+    """Install into the environment of `python`, without a network and without dependencies."""
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    run(*pip, *options, "--ignore-installed", *what, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> dict[str, Path]:
+    """Build a wheel straight from a checkout, a source distribution, and a wheel from that."""
+    base = tmp_path_factory.mktemp("built")
+    checkout = copy_checkout(base / "checkout")
+    build = [sys.executable, "-m", "build", "--no-isolation"]
+    run(*build, "--wheel", "--outdir", base / "direct", cwd=checkout)
+    shutil.rmtree(checkout / "build")
+    # Without a choice, `build` makes the sdist and then the wheel from the unpacked sdist.
+    run(*build, "--outdir", base / "through_sdist", cwd=checkout)
+    return {
+        "checkout": checkout,
+        "wheel": next((base / "direct").glob("*.whl")),
+        "sdist": next((base / "through_sdist").glob("*.tar.gz")),
+        "wheel_of_sdist": next((base / "through_sdist").glob("*.whl")),
+    }
+
+
+def test_a_wheel_has_one_top_level_package(built):
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    packages = {top for top in tops if not top.endswith(".dist-info")}
+    assert packages == {"dreamerv2"}, "other names would land in everybody's site-packages"
+
+
+def test_a_wheel_holds_the_real_files(built):
+    files = wheel_files(built["wheel"])
+    assert set(files) == expected_files(), "a wheel must hold exactly what the checkout imports"
+    for name in ["common/__init__.py", "configs.yaml", "train.py", "plot.py"]:
+        content = (ROOT / name).read_bytes()
+        assert files[f"dreamerv2/{name}"] == content, f"{name} is not what its link points to"
+    assert any(name.startswith("dreamerv2/scores/") for name in files), "the scores are missing"
+
+
+def test_a_wheel_made_from_the_source_distribution_is_the_same(built):
+    assert wheel_files(built["wheel_of_sdist"]) == wheel_files(built["wheel"])
+
+
+def test_a_source_distribution_holds_files_not_links(built):
+    with tarfile.open(built["sdist"]) as archive:
+        members = archive.getmembers()
+    assert not [m.name for m in members if m.issym() or m.islnk()], "a link may dangle elsewhere"
+    names = {m.name.split("/", 1)[1] for m in members if m.isfile()}
+    assert expected_files() <= names, f"missing: {sorted(expected_files() - names)}"
+    assert "LICENSE" in names, "the licence must travel with the code"
+    assert not [name for name in names if name.startswith(("common/", "tests/"))]
+
+
+def test_an_installed_wheel_runs_from_another_directory(built, tmp_path):
+    python = small_venv(tmp_path / "venv")
+    install(python, built["wheel"], cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    program = (
+        "import dreamerv2.common.config, dreamerv2.common.paths as paths;"
+        "print(dreamerv2.common.config.__file__);"
+        "print('image' if 'atari' in paths.load_configs() else 'no configs')"
+    )
+    file, configs = run(python, "-c", program, cwd=elsewhere).split()
+    assert Path(file).is_relative_to(tmp_path / "venv"), f"imported {file}, not the wheel"
+    assert configs == "image", "configs.yaml was not found inside the installed package"
+    text = run(python, "-m", "dreamerv2.train", "--help", cwd=elsewhere)
+    assert "--logdir" in text, "the installed trainer does not print its knobs"
+
+
+def test_console_commands_answer(built, tmp_path):
+    python = small_venv(tmp_path / "venv")
+    install(python, built["wheel_of_sdist"], cwd=tmp_path)
+    assert "--logdir" in run(python.parent / "dreamerv2", "--help", cwd=tmp_path)
+    assert run(python.parent / "dreamerv2-plot", "--help", cwd=tmp_path).strip()
+
+
+def test_an_editable_installation_imports_the_checkout_and_nothing_else(built, tmp_path):
+    python = small_venv(tmp_path / "venv")
+    install(python, "-e", built["checkout"], cwd=tmp_path)
+    program = "import dreamerv2.common.errors as errors; print(errors.__file__)"
+    file = run(python, "-c", program, cwd=tmp_path).strip()
+    assert Path(file).resolve() == built["checkout"] / "common" / "errors.py"
+    program = "from importlib.util import find_spec; print(find_spec('common'), find_spec('train'))"
+    found = run(python, "-c", program, cwd=tmp_path).strip()
+    assert found == "None None", "top-level files of the checkout became importable modules"
+
+
+def test_the_version_is_written_once(built):
+    text = (ROOT / "dreamerv2" / "__init__.py").read_text()
+    version = re.search(r'__version__ = "(.+)"', text)[1]
+    assert built["wheel"].name.startswith(f"dreamerv2-{version}-")
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        info = f"dreamerv2-{version}.dist-info"
+        metadata = archive.read(f"{info}/METADATA").decode()
+        assert f"{info}/licenses/LICENSE" in archive.namelist(), "the licence is not in the wheel"
+    extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
+    assert extras == {"gpu", "dmc", "crafter", "minigrid", "video", "test", "all"}
+
+
+def requirements(wheel: Path) -> list[str]:
+    """Return what a wheel depends on, extras included: `name<bounds>`, without conditions."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = archive.read(name).decode()
+    return re.findall(r"^Requires-Dist: ([^;\n]+)", metadata, re.MULTILINE)
+
+
+def test_every_dependency_is_bounded(built):
+    needs = requirements(built["wheel"])
+    assert len(needs) > 10
+    unbounded = [n for n in needs if ("<" not in n or ">=" not in n) and "setuptools" not in n]
+    assert not unbounded, f"a future release of these may break an installation: {unbounded}"
+
+
+def test_every_imported_package_is_declared(built):
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    declared = {plain(re.match(r"[\w.-]+", need)[0]) for need in requirements(built["wheel"])}
+    owners = packages_distributions()
+    statements = re.compile(rb"^\s*(?:from|import) (\w+)", re.MULTILINE)
+    undeclared = {}
+    for name, content in wheel_files(built["wheel"]).items():
+        for found in statements.findall(content) if name.endswith(".py") else ():
+            owner = {plain(each) for each in owners.get(found.decode(), [])}
+            if owner - {"dreamerv2"} and not owner & declared:
+                undeclared.setdefault(found.decode(), []).append(name)
+    assert not undeclared, f"imported but not in setup.py: {undeclared}"

@@ -1,0 +1,329 @@
+"""The real command on real files: what is found, read, drawn, written, refused, and how fast."""
+
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import dreamerv2
+from dreamerv2 import plot
+from dreamerv2.common import results, runs, stats
+from dreamerv2.common.config import Config
+
+ROOT = pathlib.Path(dreamerv2.__file__).parents[1]
+GAMES = ("atari_pong", "atari_breakout")
+
+
+def write_run(folder, ys, metric="eval_return", step=1000, config=None):
+    folder.mkdir(parents=True)
+    lines = [{"step": step * (i + 1), metric: float(y)} for i, y in enumerate(ys)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if config:
+        Config(config).save(folder / "config.yaml")
+    return folder
+
+
+@pytest.fixture
+def logdir(tmp_path):
+    for task in GAMES:
+        for method, shift in (("a", 0), ("b", 9)):
+            for seed in range(2):
+                ys = np.arange(60) + seed + shift
+                write_run(tmp_path / "logs" / task / method / str(seed), ys)
+    return tmp_path / "logs"
+
+
+def draw(*flags):
+    """Run the command in this process and return the runs that it wrote."""
+    plot.main([str(flag) for flag in flags])
+    outdir = flags[flags.index("--outdir") + 1]
+    return json.loads((outdir / "runs.json").read_text())
+
+
+def message(capsys, *flags):
+    """Run the command, which must refuse, and return the sentence it says."""
+    with pytest.raises(SystemExit) as error:
+        plot.main([str(flag) for flag in flags])
+    assert error.value.code == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1 and "Traceback" not in text
+    return text
+
+
+def test_defaults_alone_write_everything(logdir, tmp_path, capsys):
+    out = tmp_path / "out"
+    written = draw("--indir", logdir, "--outdir", out)
+    names = ["curves.png", "curves.pdf", "runs.json"]
+    names += [f"aggregate.{kind}" for kind in ("png", "pdf", "md", "csv", "json")]
+    assert sorted(names) == sorted(path.name for path in out.iterdir())
+    assert {(r["task"], r["method"], r["seed"]) for r in written} == {
+        (t, m, s) for t in GAMES for m in "ab" for s in "01"
+    }
+    assert (out / "curves.pdf").read_bytes().startswith(b"%PDF")
+    aggregate = json.loads((out / "aggregate.json").read_text())
+    assert set(aggregate) == {"notes", "metrics", "improvement", "profiles"}
+    assert {row["metric"] for row in aggregate["metrics"]} == set(stats.METRICS)
+    assert "| dreamerv2 (published) | 2 |" in (out / "aggregate.md").read_text()
+    assert "(2): atari_breakout, atari_pong" in capsys.readouterr().out
+
+
+def test_the_command_line_itself(logdir, tmp_path):
+    command = [sys.executable, ROOT / "plot.py", "--indir", logdir, "--outdir", tmp_path / "out"]
+    flags = ["--xaxis", "step", "--yaxis", "eval_return", "--bins", "1e4", "--format", "png"]
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "curves.png").exists()
+    done = subprocess.run(
+        [*command, "--yaxis", "nothing"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith("None of the 8 metrics.jsonl")
+    code = "import sys, dreamerv2.plot; sys.exit('tensorflow' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
+
+
+def test_bins_average_up_to_their_right_edge():
+    run = results.Run("t", "m", "0", np.array([0.0, 1, 10, 11, 20, 35]), np.arange(6.0))
+    binned = stats.bin_run(run, 10)
+    assert binned.xs.tolist() == [0, 10, 20, 40]
+    assert binned.ys.tolist() == [0, 1.5, 3.5, 5], "x belongs to (edge - size, edge]"
+
+
+def test_default_bins_are_round(logdir, tmp_path):
+    written = draw("--indir", logdir, "--outdir", tmp_path / "out")
+    assert written[0]["xs"] == [2000.0 * i for i in range(1, 31)]
+    assert written[0]["ys"][0] == 0.5
+
+
+def test_names_come_from_the_config_first(tmp_path):
+    logs = tmp_path / "logs"
+    config = {"task": "atari_jamesbond", "seed": 7, "rssm": {"task": "no"}}
+    write_run(logs / "deep" / "er" / "atari_pong" / "mine" / "3", [1])
+    write_run(logs / "flat", [1], config=config)
+    write_run(logs / "atari_james_bond" / "lr3" / "0", [1], config=config)
+    written = draw("--indir", logs, "--outdir", tmp_path / "out")
+    assert {(r["task"], r["method"], r["seed"]) for r in written} == {
+        ("atari_pong", "mine", "3"),
+        ("atari_james_bond", "flat", "7"),
+        ("atari_james_bond", "lr3", "7"),
+    }
+
+
+def test_runs_that_look_the_same_are_kept_apart(tmp_path, capsys):
+    config = {"task": "dmc_walker_walk", "seed": 0, "replay": {"minlen": 50}}
+    for seed in range(3):
+        write_run(tmp_path / "logs" / "x" / str(seed), [seed], config=config)
+    written = draw("--indir", tmp_path / "logs", "--outdir", tmp_path / "out")
+    assert [run["seed"] for run in written] == ["0", "0#2", "0#3"]
+    assert "2 runs share task, method and seed" in capsys.readouterr().out
+
+
+def test_several_folders_with_prefixes(logdir, tmp_path):
+    other = tmp_path / "other"
+    write_run(other / "atari_pong" / "a" / "0", [1, 2])
+    flags = ["--indir", logdir, other, "--outdir", tmp_path / "out", "--tasks", "pong"]
+    assert {r["method"] for r in draw(*flags, "--prefix")} == {"logs_a", "logs_b", "other_a"}
+    assert {r["method"] for r in draw(*flags, "--prefix", "x", "y")} == {"x_a", "x_b", "y_a"}
+
+
+def test_overlapping_folders_count_a_run_once(logdir, tmp_path):
+    written = draw("--indir", logdir, logdir / "atari_pong", "--outdir", tmp_path / "out")
+    assert len(written) == 8
+
+
+def test_tasks_and_methods_are_regexes(logdir, tmp_path, capsys):
+    flags = ["--indir", logdir, "--outdir", tmp_path / "out", "--baselines"]
+    written = draw(*flags, "--tasks", "po.g$", "--methods", "b", "^a$")
+    assert {r["task"] for r in written} == {"atari_pong"}
+    assert runs.order(["a", "b"], ["b", "^a$"]) == ["b", "a"]
+    text = message(capsys, *flags, "--tasks", "pacman")
+    assert "'pacman'" in text and "atari_breakout, atari_pong" in text
+    assert "not a regular expression" in message(capsys, *flags, "--methods", "(")
+
+
+def test_plots_inside_the_logdir_are_not_read_again(logdir):
+    for _ in range(2):
+        written = draw("--indir", logdir, "--outdir", logdir / "plots")
+    assert len(written) == 8
+
+
+def test_results_of_the_release_and_our_scores_are_read(tmp_path, capsys):
+    entry = {"task": "atari_pong", "method": "old", "seed": "i1_0", "xs": [1e6, 2e6], "ys": [1, 2]}
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "old.json").write_text(json.dumps([entry, {**entry, "seed": None}]))
+    (tmp_path / "logs" / "unrelated.json").write_text('{"a": [1]}')
+    curve = "task,method,step,mean,std,seeds\natari_pong,mine,1000000,3.5,0.5,4\n"
+    (tmp_path / "logs" / "curves.csv").write_text(curve)
+    written = draw("--indir", tmp_path / "logs", "--outdir", tmp_path / "out")
+    assert [r["seed"] for r in written] == ["i1_0", "None"] and written[0]["ys"] == [1, 2]
+    output = capsys.readouterr().out
+    assert "methods (2): mine, old" in output and "1 other .json and .csv" in output
+    again = draw("--indir", tmp_path / "out" / "runs.json", "--outdir", tmp_path / "out2")
+    assert again == written, "what we write we must read"
+    assert "in none of the formats" in message(
+        capsys, "--indir", tmp_path / "logs" / "unrelated.json", "--outdir", tmp_path / "out"
+    )
+
+
+def test_the_scores_folder_itself_can_be_drawn(tmp_path):
+    draw("--indir", ROOT / "scores", "--outdir", tmp_path, "--baselines", "--tasks", "pong", "cup")
+    assert "| dreamerv2_schedules | 1 | 1 | 2e+08 |" in (tmp_path / "aggregate.md").read_text()
+
+
+def test_damaged_lines_are_skipped_and_counted(logdir, tmp_path, capsys):
+    damaged = logdir / "atari_pong" / "a" / "0" / "metrics.jsonl"
+    good = damaged.read_text().splitlines()
+    bad = ['{"step": 5, "eval_return": ', '{"step": 6, "eval_re', "\0\0\0", '["eval_return"]']
+    bad += [
+        '{"step": 7, "eval_return": 1}{"step": 8, "eval_return": 1}',
+        '{"a": \udcff"eval_return"}',
+    ]
+    lines = [*good[:30], *bad[:-1], *good[30:]]
+    content = "\n".join(lines) + "\n" + bad[-1] + '\n{"step": 9, "eval_return": null}\n{"ste'
+    damaged.write_text(content, errors="surrogateescape")
+    xs, ys, count = results.read_metrics(damaged, "step", "eval_return")
+    assert ys.tolist() == [*range(60)] and xs.tolist() == [1000 * (i + 1) for i in range(60)]
+    assert count == len(bad) + 1, "every damaged line must be counted, null is none"
+    draw("--indir", logdir, "--outdir", tmp_path / "out")
+    assert f"{count} damaged lines skipped, the first in {damaged}" in capsys.readouterr().out
+
+
+def test_two_halves_of_a_line_do_not_pass_for_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1\n"eval_return": 2}\n{"step": 3, "eval_return": 4}\n')
+    xs, ys, damaged = results.read_metrics(path, "step", "eval_return")
+    assert (xs.tolist(), ys.tolist(), damaged) == ([3], [4], 2)
+
+
+def test_large_files_are_read_in_pieces_and_in_parallel(logdir, monkeypatch):
+    files = [*logdir.rglob("metrics.jsonl")]
+    expected = runs.read_many(files, "step", "eval_return")
+    monkeypatch.setattr(results, "CHUNK", 100)
+    monkeypatch.setattr(runs, "PARALLEL", 0)
+    found = runs.read_many(files, "step", "eval_return")
+    assert [*found] == files
+    assert all(np.array_equal(found[f][:2], expected[f][:2]) for f in files)
+
+
+def test_train_return_stands_in_and_runs_without_are_named(tmp_path, capsys):
+    write_run(tmp_path / "logs" / "t" / "m" / "0", [1, 2], metric="train_return")
+    draw("--indir", tmp_path / "logs", "--outdir", tmp_path / "out")
+    assert "Read train_return of 1 runs" in capsys.readouterr().out
+    write_run(tmp_path / "logs" / "t" / "m" / "1", [1, 2])
+    draw("--indir", tmp_path / "logs", "--outdir", tmp_path / "out")
+    assert "1 runs without 'eval_return' over 'step' skipped" in capsys.readouterr().out
+
+
+def test_empty_results_say_what_was_looked_for(logdir, tmp_path, capsys):
+    out = ["--outdir", tmp_path / "out"]
+    (tmp_path / "empty").mkdir()
+    assert "No metrics.jsonl" in message(capsys, "--indir", tmp_path / "empty", *out)
+    assert "no file or folder" in message(capsys, "--indir", tmp_path / "missing", *out)
+    text = message(capsys, "--indir", logdir, *out, "--yaxis", "eval_retrun")
+    assert "'eval_retrun'" in text and "Did you mean 'eval_return'?" in text
+    assert not (tmp_path / "out").exists(), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--bins", "0"], "must be above 0"),
+        (["--baselines", "rainbo"], "Did you mean 'rainbow'?"),
+        (["--palette", "virids"], "Did you mean 'viridis'?"),
+        (["--prefix", "a", "b"], "2 names for 1 --indir"),
+    ],
+)
+def test_wrong_flags_are_one_sentence(logdir, tmp_path, capsys, flags, words):
+    assert words in message(capsys, "--indir", logdir, "--outdir", tmp_path / "out", *flags)
+
+
+@pytest.mark.parametrize("kind", stats.AGGREGATES)
+@pytest.mark.parametrize("band", stats.BANDS)
+def test_summaries_and_bands(kind, band):
+    ys = np.array([[0.0, 0], [1, 1], [2, 2], [9, 9], [20, np.nan]])
+    seeds = [
+        results.Run("t", "m", str(i), np.array([1.0, 2])[np.isfinite(y)], y[np.isfinite(y)])
+        for i, y in enumerate(ys)
+    ]
+    curve = stats.summarize(seeds, kind, band)
+    middle = {"mean": [6.4, 3], "median": [2, 1.5], "iqm": [4, 1.5]}[kind]
+    assert np.allclose(curve.mid, middle), "a seed that ended must not count any more"
+    if band == "std":
+        assert np.allclose(curve.high - curve.mid, [ys[:, 0].std(), ys[:4, 1].std()])
+    elif band == "minmax":
+        assert curve.low.tolist() == [0, 0] and curve.high.tolist() == [20, 9]
+    else:
+        assert (curve.low < curve.mid).all() and (curve.high > curve.mid).all()
+        assert (curve.low >= 0).all() and (curve.high <= 20).all()
+
+
+def test_holes_are_interpolated_and_ends_are_not():
+    seeds = [
+        results.Run("t", "m", "0", np.array([1.0, 3]), np.array([0.0, 4])),
+        results.Run("t", "m", "1", np.array([1.0, 2, 3, 4]), np.full(4, 2.0)),
+    ]
+    assert stats.summarize(seeds, "mean", "std").mid.tolist() == [1, 2, 3, 2]
+
+
+def test_limits_and_references_in_the_picture(logdir, tmp_path):
+    flags = ["--indir", logdir, "--outdir", tmp_path, "--tasks", "pong", "--ylim", "0", "30"]
+    args = plot.parse_args([str(f) for f in [*flags, "--xlim", "0", "2e5"]])
+    curve = results.Curve("atari_pong", "a", *np.array([[1e4, 6e4], [1, 2], [0, 1], [2, 3]]))
+    (panel,) = plot.draw_curves([curve], {"a": "red"}, "eval_return", args).axes
+    assert panel.get_xlim() == (0, 2e5) and panel.get_ylim() == (0, 30)
+    assert {line.get_label() for line in panel.lines} == {
+        *("a", "human", "rainbow (published)", "dreamerv2 (published)")
+    }
+    assert panel.texts[0].get_text() == "↓ random -20.7", "off the picture, so told in words"
+    args = plot.parse_args(["--indir", "x", "--outdir", "y"])
+    (panel,) = plot.draw_curves([curve], {"a": "red"}, "model_loss", args).axes
+    assert {line.get_label() for line in panel.lines} == {"a"}, "a loss has no human score"
+
+
+def test_one_game_and_55_are_legible(tmp_path):
+    """Panels keep a readable size, no two overlap, and the legend stays clear of them."""
+    from dreamerv2.common.figures import panels
+
+    for count in (1, 2, 5, 7, 20, 55):
+        fig, axes = panels(count, ["a method with a name"] * 8, "x", "y")
+        boxes = [ax.get_window_extent() for ax in axes]
+        assert all(box.width > 1.4 * fig.dpi and box.height > 1.0 * fig.dpi for box in boxes)
+        pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+        assert not any(a.overlaps(b) for a, b in pairs)
+        assert min(box.y0 for box in boxes) > 0.7 * fig.dpi, "no room for axis label and legend"
+        assert max(fig.get_size_inches()) < 25
+
+
+def test_png_has_colors_of_the_palette(logdir, tmp_path):
+    flags = ["--indir", logdir, "--outdir", tmp_path / "out", "--tasks", "pong", "--format", "png"]
+    draw(*flags, "--palette", "#ff0000", "#00ff00")
+    pixels = imread(tmp_path / "out" / "curves.png")[..., :3].reshape(-1, 3)
+    for color in ([1, 0, 0], [0, 1, 0]):
+        assert (np.abs(pixels - color).max(1) < 0.02).sum() > 100
+    assert not (tmp_path / "out" / "curves.pdf").exists(), "only png was asked for"
+    assert len(set(map(str, plot.palette(["contrast"], 12)))) == 12, "12 methods need 12 colors"
+
+
+def test_fifty_long_runs_in_three_seconds(tmp_path):
+    """50 runs of 10,000 lines, through the real command, import of matplotlib included."""
+    line = '{{"step": {}, "{}": {}, "length": 1000.0, "train_total_steps": {}}}\n'
+    text = "".join(
+        line.format(i * 1000, "eval_return" if i % 10 == 0 else "train_return", i % 97, i)
+        for i in range(10_000)
+    )
+    for task in (*GAMES, "atari_alien", "atari_qbert", "atari_skiing"):
+        for seed in range(10):
+            folder = tmp_path / "logs" / task / "a" / str(seed)
+            folder.mkdir(parents=True)
+            (folder / "metrics.jsonl").write_text(text)
+    command = [sys.executable, ROOT / "plot.py", "--indir", tmp_path / "logs"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*command, "--outdir", tmp_path / "out"], cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time: what else the machine does meanwhile is not the command's fault.
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 3, f"50 runs of 10,000 lines took {seconds:.1f} s"

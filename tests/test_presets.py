@@ -1,0 +1,123 @@
+"""Every suite's preset, run through the real command line on the real environment.
+
+Networks and schedules are small: what is tested is that suite, replay, model and logs fit together.
+"""
+
+import importlib.util
+import json
+import re
+
+import numpy as np
+import pytest
+from commandline import TINY, finish, start
+
+LENGTH = 40  # of an episode
+SOON = [
+    *("--prefill", "60", "--pretrain", "2", "--steps", "200", "--train_every", "40"),
+    *("--time_limit", LENGTH, "--eval_every", "150", "--log_every", "100", "--jit", "False"),
+    *("--replay.minlen", "10", "--replay.maxlen", "10"),
+    *("--dataset.batch", "4", "--dataset.length", "10", *TINY),
+]
+EVERYWHERE = {
+    *("train_return", "train_length", "eval_return", "eval_length", "train_total_steps", "fps"),
+    *("model_loss", "kl_loss", "reward_loss", "actor_loss", "actor_ent", "critic_loss"),
+}
+
+
+def need(package, extra):
+    """A mark that skips, with the reason, where a suite's package is missing."""
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(
+        missing, reason=f"{package} is missing: pip install dreamerv2[{extra}]"
+    )
+
+
+def run(folder, *arguments, steps=200):
+    """Train until the agent step `steps`; returns the values of every metric by name."""
+    command = [*arguments, *SOON, "--steps", steps, "--logdir", "run"]
+    result = finish(start(*command, cwd=folder), timeout=400)
+    assert result.returncode == 0, result.stderr[-2000:]
+    metrics = {}
+    for line in map(json.loads, (folder / "run" / "metrics.jsonl").open()):
+        for name, value in line.items():
+            metrics.setdefault(name, []).append(value)
+    assert metrics.keys() >= EVERYWHERE
+    assert all(np.isfinite(v).all() for v in metrics.values()), "a metric is not finite"
+    return metrics
+
+
+def episode(folder, mode="train"):
+    """Return the first of the stored episodes, read without our own code."""
+    with np.load(min((folder / "run" / f"{mode}_episodes").glob("*.npz"))) as file:
+        return dict(file)
+
+
+@need("dm_control", "dmc")
+def test_dmc_vision_runs_end_to_end(tmp_path):
+    metrics = run(tmp_path, "--configs", "dmc_vision", "--task", "dmc_reacher_easy")
+    assert "image_loss" in metrics and "position_loss" not in metrics
+    assert "discount_loss" not in metrics, "this preset learns no discount head"
+    assert metrics["step"][-1] == 400, "metrics count frames, two for each agent step"
+    assert max(metrics["train_length"]) == LENGTH, "lengths count agent steps"
+    rows = episode(tmp_path)
+    assert rows["image"].shape == (LENGTH + 1, 64, 64, 3) and rows["image"].std() > 0
+    assert rows["action"].shape == (LENGTH + 1, 2) and 0.1 < np.abs(rows["action"]).max() <= 1
+    assert not rows["is_terminal"].any(), "a time limit is no termination"
+
+
+@need("dm_control", "dmc")
+def test_dmc_proprio_runs_end_to_end(tmp_path):
+    metrics = run(tmp_path, "--configs", "dmc_proprio", "--task", "dmc_cup_catch")
+    assert metrics.keys() >= {"position_loss", "velocity_loss"} and "image_loss" not in metrics
+    assert metrics["step"][-1] == 400
+
+
+@need("crafter", "crafter")
+def test_crafter_runs_end_to_end_and_logs_achievements(tmp_path):
+    metrics = run(tmp_path, "--configs", "crafter")
+    for mode in ("train", "eval"):
+        achievements = [n for n in metrics if n.startswith(f"max_{mode}_log_achievement_")]
+        assert len(achievements) == 22, f"{mode} logs {len(achievements)} of 22 achievements"
+        assert all(v == int(v) >= 0 for n in achievements for v in metrics[n])
+        # Crafter's reward is 1 for each achievement unlocked, and 0.1 for each change of health.
+        assert metrics[f"sum_{mode}_log_reward"] == pytest.approx(metrics[f"{mode}_return"])
+    assert "discount_loss" in metrics
+
+
+@need("minigrid", "minigrid")
+def test_minigrid_runs_end_to_end(tmp_path):
+    metrics = run(tmp_path, "--configs", "small", "--task", "minigrid_Empty-5x5")
+    assert metrics.keys() >= {"image_loss", "direction_loss"}
+
+
+def test_gym_with_continuous_actions_runs_end_to_end(tmp_path):
+    metrics = run(tmp_path, "--configs", "small", "--task", "gym_Pendulum-v1")
+    assert "observation_loss" in metrics
+    assert np.abs(episode(tmp_path)["action"]).max() <= 1, "actions are scaled to [-1, 1]"
+
+
+@need("dm_control", "dmc")
+@pytest.mark.parametrize(
+    ("task", "image", "vector"),
+    [
+        ("dmc_manip_reach_site", "front_close", "jaco_arm/joints_vel"),
+        ("dmc_locom_rodent_two_touch", "walker/egocentric_camera", "walker/joints_pos"),
+    ],
+)
+@pytest.mark.slow  # the simulation of such a body takes most of the time
+def test_keys_with_a_slash_pass_through_the_whole_run(task, image, vector, tmp_path):
+    pattern = re.escape(vector)
+    arguments = ["--configs", "small", "--task", task, "--log_keys_mean", pattern]
+    arguments += ["--log_keys_video", image, f"--loss_scales.{vector}", "0.5"]
+    for steps in (100, 120):  # the second run continues the first
+        metrics = run(tmp_path, *arguments, steps=steps)
+        names = {f"{image}_loss", f"{vector}_loss", f"mean_train_{vector}", "image_loss"}
+        assert metrics.keys() >= names
+        assert metrics["step"][-1] == steps
+    rows = episode(tmp_path)
+    assert rows[image].ndim == 4 and rows[vector].ndim == 2
+    events = b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events*"))
+    assert f"train_policy_{image}".encode() in events, "the video did not reach TensorBoard"
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    with np.load(newest / "variables.npz") as file:
+        assert any(vector in name for name in file), "the checkpoint lacks this key's decoder"

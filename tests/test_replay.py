@@ -1,0 +1,318 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from episode_rows import add_episode, check_rows, make_arrays, make_row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamerv2.common import replay as replay_module
+from dreamerv2.common.episodes import write_episode
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.journal import Journal
+from dreamerv2.common.replay import Replay
+
+
+def stored(directory):
+    """Return the arrays of all stored episodes in the order of their names."""
+    episodes = []
+    for path in sorted(Path(directory).glob("*.npz")):
+        with np.load(path, allow_pickle=False) as archive:
+            episodes.append({key: archive[key] for key in archive})
+    return episodes
+
+
+def test_an_episode_is_stored_when_it_ends_with_its_flags(tmp_path):
+    replay = Replay(tmp_path)
+    add_episode(replay, 3, 7, terminal=False)
+    (episode,) = stored(tmp_path)
+    assert episode["action"].tolist() == [[3, t] for t in range(8)]
+    assert episode["is_first"].tolist() == [True] + [False] * 7
+    assert episode["is_last"].tolist() == [False] * 7 + [True]
+    assert not episode["is_terminal"].any(), "a truncated episode became a terminal one"
+    assert episode["log_extra"].tolist() == list(range(8)), "log_ keys belong in the file"
+    assert replay.stats["total_steps"] == 7 and replay.stats["total_episodes"] == 1
+
+
+def test_ending_an_unfinished_episode_closes_it_as_truncated(tmp_path):
+    replay = Replay(tmp_path)
+    for worker in (0, 5):
+        for t in range(4):
+            replay.add_step(make_row(worker, t), worker)
+    replay.end_episode(5)
+    replay.end_episode(5)
+    replay.end_episodes()
+    assert replay.stats["total_steps"] == 6 and replay.stats["ongoing_steps"] == 0
+    for episode in stored(tmp_path):
+        assert episode["is_last"].tolist() == [False, False, False, True]
+        assert not episode["is_terminal"].any()
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_a_reset_without_is_last_closes_the_episode_before_as_truncated(tmp_path):
+    replay = Replay(tmp_path)
+    for t in (0, 1, 2, 0, 1):
+        replay.add_step(make_row(8, t))
+    (episode,) = stored(tmp_path)
+    assert episode["is_last"].tolist() == [False, False, True]
+    assert replay.stats["ongoing_steps"] == 1
+
+
+def test_a_row_before_the_first_reset_is_a_programming_error(tmp_path):
+    with pytest.raises(ValueError, match="worker 2 has no is_first"):
+        Replay(tmp_path).add_step(make_row(0, 1), worker=2)
+
+
+def test_a_short_episode_is_reported_and_not_stored(tmp_path, capsys):
+    replay = Replay(tmp_path, minlen=5)
+    for episode in range(9):
+        add_episode(replay, episode, 3)
+    add_episode(replay, 9, 4)
+    assert capsys.readouterr().out.count("shorter than minlen=5") == 1, "reported once, not always"
+    assert replay.stats["short_episodes"] == 9
+    assert replay.stats["total_steps"] == 9 * 3 + 4, "steps that were taken stay counted"
+    assert len(stored(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("episodes", [0, 3])
+def test_nothing_to_sample_says_what_to_do(tmp_path, episodes):
+    replay = Replay(tmp_path, minlen=50, maxlen=50)
+    for episode in range(episodes):
+        add_episode(replay, episode, 20)
+    with pytest.raises(UserError, match=r"at least minlen=50 rows.*lower --replay.minlen"):
+        next(replay.dataset(2, 10))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"minlen": 30, "maxlen": 20}, "maxlen 20"),
+        ({"minlen": 0}, "minlen must be 1"),
+        ({"capacity": -1}, "capacity"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_impossible_options_are_refused(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        Replay(tmp_path, **options)
+
+
+@pytest.mark.parametrize("batch, length", [(0, 5), (5, 0), (2.5, 5)])
+def test_impossible_batch_sizes_are_refused(tmp_path, batch, length):
+    with pytest.raises(UserError, match="positive integer"):
+        Replay(tmp_path).dataset(batch, length)
+
+
+def test_capacity_holds_in_memory_and_on_disk_and_totals_survive_it(tmp_path):
+    replay = Replay(tmp_path, capacity=45)
+    for episode in range(12):
+        add_episode(replay, episode, 10)
+        assert replay.stats["loaded_steps"] <= 45
+        assert sum(len(e["reward"]) - 1 for e in stored(tmp_path)) == replay.stats["loaded_steps"]
+    assert [e["action"][0, 0] for e in stored(tmp_path)] == [8, 9, 10, 11], "not the oldest went"
+    expected = {"total_steps": 120, "total_episodes": 12, "loaded_steps": 40, "loaded_episodes": 4}
+    assert replay.stats.items() >= expected.items()
+    assert Replay(tmp_path, capacity=45).stats.items() >= expected.items(), "a restart miscounts"
+    smaller = Replay(tmp_path, capacity=20).stats
+    assert (smaller["total_steps"], smaller["loaded_steps"]) == (120, 20)
+
+
+def test_a_kill_between_ledger_and_deletion_counts_nothing_twice(tmp_path):
+    replay = Replay(tmp_path, capacity=25)
+    for episode in range(3):
+        add_episode(replay, episode, 10)
+    ledger = json.loads((tmp_path / "pruned.json").read_bytes())
+    (name,) = ledger["deleting"]
+    write_episode(tmp_path, name.rpartition("-")[0], make_arrays(0, 10))
+    assert Replay(tmp_path, capacity=25).stats["total_steps"] == 30
+    assert not (tmp_path / name).exists(), "the interrupted deletion was not finished"
+
+
+def test_an_episode_longer_than_the_capacity_is_cut_and_the_newest_part_stays(tmp_path):
+    replay = Replay(tmp_path, capacity=20, minlen=2)
+    for t in range(100):
+        replay.add_step(make_row(1, t))
+        assert replay.stats["loaded_steps"] <= 20 and replay.stats["ongoing_steps"] <= 20
+    replay.end_episodes()
+    check_rows(next(replay.dataset(2, 4)))
+    for episode in stored(tmp_path):
+        assert episode["is_first"][0] and episode["is_last"][-1]
+        assert not episode["is_terminal"].any()
+    assert replay.stats["loaded_episodes"] >= 1
+
+
+def test_a_file_longer_than_the_capacity_is_kept_while_it_is_the_only_one(tmp_path):
+    add_episode(Replay(tmp_path), 0, 50)
+    replay = Replay(tmp_path, capacity=10)
+    assert replay.stats["loaded_steps"] == 50
+    add_episode(replay, 1, 5)
+    assert replay.stats["loaded_steps"] == 5 and replay.stats["total_steps"] == 55
+
+
+def test_a_pruned_episode_leaves_no_open_file_behind(tmp_path):
+    replay = Replay(tmp_path, capacity=30)
+    dataset = replay.dataset(4, 6)
+    before = None
+    for episode in range(40):
+        add_episode(replay, episode, 10)
+        check_rows(next(dataset))
+        held = [
+            os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if alive(fd)
+        ]
+        assert not [name for name in held if str(tmp_path) in name and "(deleted)" in name]
+        before = before or len(held)
+    assert len(held) <= before + 4
+    replay.close()
+
+
+def alive(descriptor):
+    return os.path.lexists(f"/proc/self/fd/{descriptor}")
+
+
+def test_a_restart_finds_unfinished_episodes_closed_as_truncated_and_counted_once(tmp_path):
+    first = Replay(tmp_path)
+    add_episode(first, 0, 5)
+    for t in range(8):
+        first.add_step(make_row(1, t), worker=1)
+    first.flush()
+    for _ in range(3):
+        replay = Replay(tmp_path)
+        assert replay.stats["total_steps"] == 12 and replay.stats["total_episodes"] == 2
+        assert [e["is_last"][-1] for e in stored(tmp_path)] == [True, True]
+    assert not list(tmp_path.glob("*.journal"))
+    assert not stored(tmp_path)[1]["is_terminal"].any()
+
+
+def test_a_kill_between_storing_an_episode_and_dropping_its_journal_counts_it_once(tmp_path):
+    replay = Replay(tmp_path)
+    for t in range(5):
+        replay.add_step(make_row(1, t))
+    (journal,) = tmp_path.glob("*.journal")
+    kept = journal.read_bytes()
+    replay.end_episodes()
+    journal.write_bytes(kept)
+    assert Replay(tmp_path).stats["total_steps"] == 4
+    assert not journal.exists()
+
+
+def test_a_kill_before_the_first_byte_of_a_journal_is_no_damage(tmp_path):
+    (tmp_path / f"20210102T030405-{'0' * 32}.journal").write_bytes(b"")
+    assert Replay(tmp_path).stats["damaged_episodes"] == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_an_unfinished_episode_too_short_to_sample_is_stored_and_reported(tmp_path, capsys, killed):
+    first = Replay(tmp_path, minlen=5)
+    for t in range(4):
+        first.add_step(make_row(1, t))
+    if not killed:
+        first.close()
+        assert first.stats["total_steps"] == 3
+    for _ in range(2):
+        replay = Replay(tmp_path, minlen=5)
+        assert replay.stats["total_steps"] == 3, "steps that were taken are lost"
+        assert replay.stats["short_episodes"] == 1 and not replay.ready
+    assert "shorter than minlen=5" in capsys.readouterr().out
+    with pytest.raises(UserError, match="No episode in .* has at least minlen=5 rows"):
+        next(replay.dataset(1, 5))
+    assert Replay(tmp_path, minlen=2).ready, "a lower minlen makes use of it"
+
+
+def test_a_finished_episode_too_short_to_sample_is_not_recovered(tmp_path):
+    name = f"20210102T030405-{'0' * 32}"
+    journal = Journal.create(tmp_path, name, make_row(1, 0))
+    for t in range(4):  # all rows are written, then the process is killed
+        journal.append(make_row(1, t, last=3))
+    replay = Replay(tmp_path, minlen=5)
+    assert replay.stats["total_steps"] == 3, "steps that were taken stay counted"
+    assert replay.stats["short_episodes"] == 1 and not list(tmp_path.glob("*-*"))
+    assert Replay(tmp_path, minlen=5).stats["total_steps"] == 3, "and only once"
+
+
+def test_temporary_files_of_ours_are_removed_at_start_and_only_those(tmp_path):
+    ours = tmp_path / f"20210102T030405-{'0' * 32}-9.npz.tmp"
+    other = tmp_path / "notes.tmp"
+    ours.write_bytes(b"half"), other.write_bytes(b"keep")
+    Replay(tmp_path)
+    assert not ours.exists() and other.exists()
+
+
+def test_new_rows_that_do_not_fit_the_stored_episodes_are_refused(tmp_path):
+    add_episode(Replay(tmp_path), 0, 5)
+    with pytest.raises(UserError, match=r"image is uint8\[3, 3, 1\] but uint8\[2, 2, 1\]"):
+        Replay(tmp_path).add_step(make_row(0, 0) | {"image": np.zeros((3, 3, 1), np.uint8)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_random_interleavings_of_workers_never_mix_episodes(tmp_path_factory, data):
+    replay = Replay(tmp_path_factory.mktemp("mix"), ongoing=True)
+    place, number, expected = {}, 0, {}
+    for worker in data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=120)):
+        reset = worker not in place or data.draw(st.integers(0, 9)) == 0
+        if reset:
+            number += 1
+        episode, t = place[worker] = (
+            (number, 0) if reset else (place[worker][0], place[worker][1] + 1)
+        )
+        last = data.draw(st.integers(0, 7)) == 0
+        replay.add_step(make_row(episode, t, t if last else -1), worker)
+        expected[episode] = t
+        if last:
+            del place[worker]
+    replay.end_episodes()
+    found = {}
+    for episode in stored(replay._archive.directory):
+        numbers, times = episode["action"].T
+        assert len(set(numbers)) == 1 and times.tolist() == list(range(len(times)))
+        found[int(numbers[0])] = len(times) - 1
+    assert found == {episode: steps for episode, steps in expected.items() if steps}
+    replay.close()
+
+
+WRITER = """
+import sys
+from episode_rows import add_episode
+from dreamerv2.common.replay import Replay
+replay = Replay(sys.argv[1], capacity=3000)
+number = replay.stats["total_episodes"]
+while True:
+    number += 1
+    steps = 3 + number % 40
+    add_episode(replay, number, steps)
+    print(replay.stats["total_steps"], flush=True)
+"""
+
+
+def test_kill_9_of_a_writer_at_any_moment_loses_nothing_stored(tmp_path):
+    root = Path(replay_module.__file__).parents[2]
+    path = os.pathsep.join([str(root), str(Path(__file__).parent)])
+    generator = np.random.default_rng(0)
+    total = 0
+    for _ in range(6):
+        command = [sys.executable, "-c", WRITER, str(tmp_path)]
+        writer = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+        )
+        writer.stdout.readline()
+        time.sleep(generator.uniform(0, 0.3))
+        writer.send_signal(signal.SIGKILL)
+        printed = writer.stdout.read().splitlines()
+        writer.wait()
+        replay = Replay(tmp_path, capacity=3000)
+        assert replay.stats["total_steps"] >= max(total, int(printed[-1]) if printed else 0)
+        assert replay.stats["damaged_episodes"] == 0, "a file was half-written"
+        names = [p.name for p in tmp_path.iterdir()]
+        assert all(n.endswith(".npz") or n == "pruned.json" for n in names), "leftovers stayed"
+        dataset = replay.dataset(8, 20)
+        for _ in range(10):
+            check_rows(next(dataset))
+        total = replay.stats["total_steps"]
+        replay.close()

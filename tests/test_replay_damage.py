@@ -1,0 +1,197 @@
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from episode_rows import add_episode, check_rows, fill, make_arrays, make_row, places, sequences
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamerv2.common import replay as replay_module
+from dreamerv2.common.episodes import write_episode
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.replay import Replay
+
+
+def damage(path, kind, position):
+    data = path.read_bytes()
+    position = int(position * (len(data) - 1))
+    if kind == "flip" and data:
+        path.write_bytes(
+            data[:position] + bytes([data[position] ^ (1 << position % 8)]) + data[position + 1 :]
+        )
+    if kind == "delete":
+        path.unlink()
+    if kind in ("truncate", "zero"):
+        os.truncate(path, max(0, position) if kind == "truncate" else 0)
+
+
+def check_true(batch):
+    """Assert that every row is one that was written, not a damaged one."""
+    check_rows(batch)
+    episode, t = batch["action"][..., 0], batch["action"][..., 1]
+    assert (episode < 6).all()
+    for key in ("is_last", "is_terminal"):
+        np.testing.assert_array_equal(batch[key], t == 10 + episode)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 5),
+            st.sampled_from(["flip", "truncate", "zero", "delete"]),
+            st.floats(0, 1),
+        ),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_random_damage_never_crashes_sampling_nor_reaches_a_batch(tmp_path_factory, harm, running):
+    directory = tmp_path_factory.mktemp("damage")
+    for episode in range(6):
+        write_episode(
+            directory, f"20210102T030405-{episode:032x}", make_arrays(episode, 10 + episode)
+        )
+    replay = Replay(directory) if running else None
+    for episode, kind, position in harm:
+        for path in directory.glob(f"*{episode:032x}-*.npz"):
+            damage(path, kind, position)
+    replay = replay or Replay(directory)
+    dataset = replay.dataset(3, 8)
+    try:
+        for _ in range(12):
+            check_true(next(dataset))
+    except UserError:
+        assert len({episode for episode, _, _ in harm}) == 6, "whole episodes were not sampled"
+    left = {path.name for path in directory.glob("*.npz")}
+    assert running or replay.stats["loaded_steps"] == sum(int(n.split("-")[2][:-4]) for n in left)
+    replay.close()
+
+
+def test_damage_found_while_sampling_is_set_aside_uncounted_and_redrawn_alike(tmp_path, capsys):
+    results = []
+    for run in ("a", "b"):
+        fill(tmp_path / run).close()
+        path = sorted((tmp_path / run).glob("*.npz"))[1]
+        data = path.read_bytes()
+        path.write_bytes(data.replace(np.float32(105).tobytes(), np.float32(555).tobytes()))
+        replay = Replay(tmp_path / run)
+        assert replay.stats["total_steps"] == 89
+        dataset = replay.dataset(4, 60)
+        batches = [next(dataset) for _ in range(10)]
+        results.append([places(batch) for batch in batches])
+        for row in range(4):
+            for sequence in sequences(batches, row):
+                assert (np.diff(sequence[:, 1]) == 1).all(), "a gap that is_first does not tell"
+        assert replay.stats["total_steps"] == 77 and replay.stats["damaged_episodes"] == 1
+        assert path.with_name(path.name + ".damaged").exists() and not path.exists()
+        assert Replay(tmp_path / run).stats["total_steps"] == 77
+    assert results[0] == results[1]
+    assert not (np.array(results)[..., 0] == 1).any(), "a damaged episode was delivered"
+    assert capsys.readouterr().out.count("Set aside damaged episode") == 2
+
+
+def test_damage_found_at_start_is_named_in_one_line_and_the_run_goes_on(tmp_path, capsys):
+    fill(tmp_path, (20, 20, 20)).close()
+    odd = {"image": np.zeros((10, 3, 3, 1), np.uint8)}
+    arrays = make_arrays(5, 9)
+    for digit, content in enumerate(
+        [arrays | odd, {k: v for k, v in arrays.items() if k != "image"}, {"x": np.zeros(3)}]
+    ):
+        np.savez(tmp_path / f"20210102T030405-{digit:032x}-9.npz", **content)
+    (tmp_path / f"20210102T030405-{'e' * 32}-9.npz").write_bytes(b"")
+    (tmp_path / "holiday.npz").write_bytes(b"PK")
+    replay = Replay(tmp_path)
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1 and "5 damaged episode files" in output
+    assert replay.stats["total_steps"] == 60 and replay.stats["damaged_episodes"] == 5
+    check_rows(next(replay.dataset(2, 5)))
+    assert len(list(tmp_path.glob("*.damaged"))) == 5
+
+
+def test_an_episode_pruned_after_it_was_found_damaged_is_no_obstacle(tmp_path):
+    replay = fill(tmp_path, (20, 20), capacity=40)
+    oldest = min(tmp_path.glob("*.npz"))
+    os.truncate(oldest, 300)
+    dataset = replay.dataset(4, 6)
+    dataset._submit([dataset._fill(row, []) for row in range(4)])
+    assert oldest.name.rpartition("-")[0] in {p.episode for row in dataset._plan for p in row}
+    add_episode(replay, 2, 20)
+    assert not oldest.exists()
+    check_rows(next(dataset))
+
+
+FULL_DISK = """
+import resource, sys
+from episode_rows import make_row
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.replay import Replay
+replay = Replay(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+try:
+    for t in range(1000):
+        replay.add_step(make_row(3, t))
+except UserError as error:
+    print(t, error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+for late in range(t, t + 5):
+    replay.add_step(make_row(3, late))
+"""
+
+
+def test_a_full_disk_while_collecting_loses_no_row_and_the_next_start_goes_on(tmp_path):
+    root = Path(replay_module.__file__).parents[2]
+    path = os.pathsep.join([str(root), str(Path(__file__).parent)])
+    output = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    rows = int(output.split()[0])
+    assert rows > 10 and "Could not write" in output and "Make room" in output
+    replay = Replay(tmp_path)
+    assert replay.stats["total_steps"] == rows + 4, "a whole row was lost or a torn one kept"
+    add_episode(replay, 4, 5)
+    check_rows(next(replay.dataset(2, 8)))
+
+
+def test_a_full_disk_while_storing_keeps_the_journal_for_the_next_start(tmp_path):
+    replay = Replay(tmp_path)
+    for t in range(40):
+        replay.add_step(make_row(3, t))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        replay.end_episodes()
+    except UserError as error:
+        assert isinstance(error.__cause__, OSError)
+    else:
+        raise AssertionError("the limit was not reached")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".journal"], "half a file stayed"
+    assert Replay(tmp_path).stats["total_steps"] == 39
+
+
+def anonymous_memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def test_stored_episodes_cost_no_anonymous_memory(tmp_path):
+    arrays = make_arrays(0, 500)
+    arrays["image"] = np.zeros((501, 64, 64, 1), np.uint8)
+    for episode in range(40):
+        write_episode(tmp_path, f"20210102T030405-{episode:032x}", arrays)
+    before = anonymous_memory()
+    replay = Replay(tmp_path)
+    dataset = replay.dataset(16, 50)
+    for _ in range(50):
+        next(dataset)
+    assert anonymous_memory() - before < 30 * 2**20, "80 MB of episodes were read into memory"
+    replay.close()

@@ -1,0 +1,328 @@
+"""Real runs through the command line: what they leave, how they continue, how they stop."""
+
+import bdb
+import inspect
+import io
+import json
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from commandline import TINY, finish, start
+from PIL import Image
+
+import train
+
+PONG = ["--configs", "atari", "debug", "--task", "atari_pong", "--time_limit", "60", *TINY]
+PONG += ["--prefill", "60", "--eval_every", "120", "--log_every", "50", "--train_every", "10"]
+# Vector observations cost less than images; --jit False spares the compilation.
+QUICK = ["--configs", "debug", *TINY, "--prefill", "60", "--time_limit", "40"]
+QUICK += ["--train_every", "20", "--eval_every", "100", "--log_every", "100", "--steps", "200"]
+LOGGED = {
+    *("train_return", "train_length", "eval_return", "eval_length", "train_total_steps"),
+    *("model_loss", "image_loss", "image_mse", "kl_loss", "reward_loss", "discount_loss"),
+    *("actor_loss", "actor_ent", "critic_loss", "critic_target", "model_grad_norm", "fps"),
+    *("model_kl", "prior_ent", "post_ent", "actor_grad_norm", "critic_grad_norm"),
+}
+
+
+def read_metrics(logdir):
+    """Return the lines of metrics.jsonl."""
+    return [json.loads(line) for line in (logdir / "metrics.jsonl").open()]
+
+
+def without_clock(lines):
+    """Return the lines without what depends on the wall clock."""
+    return [{key: value for key, value in line.items() if key != "fps"} for line in lines]
+
+
+def read_state(logdir):
+    """Return (agent step, arrays, state) of the newest checkpoint, read without our own code."""
+    newest = max((logdir / "checkpoints").iterdir())
+    with np.load(newest / "variables.npz") as file:
+        arrays = dict(file)
+    return int(newest.name), arrays, json.loads((newest / "state.json").read_text())
+
+
+def episodes(logdir):
+    """Return file name -> content of the stored training episodes."""
+    return {path.name: path.read_bytes() for path in (logdir / "train_episodes").glob("*.npz")}
+
+
+def total_steps(logdir):
+    """How many agent steps the names of the stored training episodes add up to."""
+    return sum(int(name.removesuffix(".npz").rpartition("-")[2]) for name in episodes(logdir))
+
+
+def wait_for(process, text):
+    """Read a process's output up to the line that holds the text."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return "".join(seen)
+    raise AssertionError(f"'{text}' never came:\n{''.join(seen[-30:])}{process.stderr.read()}")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run directories `a` and `b` of one seed; `a` was then continued."""
+    folder = tmp_path_factory.mktemp("runs")
+    command = [*PONG, "--steps", "200"]
+    command += ["--seed", "3", "--logdir"]
+    started = {name: start(*command, name, cwd=folder) for name in ("a", "b")}
+    results = {name: finish(process) for name, process in started.items()}
+    for result in results.values():
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    before = {
+        "metrics": read_metrics(folder / "a"),
+        "state": read_state(folder / "a"),
+        "episodes": episodes(folder / "a"),
+        "eval": sorted(path.name for path in (folder / "a/eval_episodes").iterdir()),
+    }
+    results["continued"] = finish(start(*command, "a", "--steps", "300", cwd=folder))
+    return folder, results, before
+
+
+# --- what a run leaves ---
+
+
+def test_metrics_hold_what_people_plot(runs):
+    lines = runs[2]["metrics"]
+    missing = LOGGED - set().union(*lines)
+    assert not missing, f"metrics.jsonl lacks {missing}"
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert lines[-1]["step"] == 800, "200 agent steps are 800 frames"
+    assert [line["step"] for line in lines if "train_return" in line] == [240, 480, 720]
+    assert [line["step"] for line in lines if "eval_return" in line] == [240, 720]
+
+
+def test_tensorboard_shows_scalars_videos_and_the_config(runs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(runs[0] / "b"), {"images": 0, "tensors": 0, "scalars": 0})
+    tags = events.Reload().Tags()
+    assert set(tags["scalars"]) >= LOGGED
+    shapes = {
+        "eval_openl_image": (10, 192, 384),
+        "train_policy_image": (61, 64, 64),
+        "eval_policy_image": (61, 64, 64),
+    }
+    for tag, (length, *size) in shapes.items():
+        video = Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string))
+        assert [video.height, video.width] == size, f"{tag} is no such video"
+        # Equal frames in a row are stored as one.
+        assert length / 2 < video.n_frames <= length, f"{tag} is no such video"
+    (text,) = events.Tensors("config")[0].tensor_proto.string_val
+    assert b"rssm.hidden" in text and b"atari_pong" in text
+    assert text.count(b"```") == 2, "the config is not one block of text"
+
+
+def test_open_loop_video_shows_the_truth_in_its_first_row(runs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(runs[0] / "b"), {"images": 0}).Reload()
+    video = Image.open(io.BytesIO(events.Images("eval_openl_image")[0].encoded_image_string))
+    video.seek(7)
+    truth, model, error = np.split(np.asarray(video.convert("L"), float), 3)
+    assert truth.std() > 5, "no picture of the game"
+    np.testing.assert_allclose(error, (model - truth + 255) / 2, atol=6)
+
+
+def test_run_leaves_episodes_and_at_most_two_checkpoints(runs):
+    folder, _, before = runs
+    assert sorted(int(name[-7:-4].strip("-")) for name in before["episodes"]) == [20, 60, 60, 60]
+    assert len(before["eval"]) == 3, "one random episode and two evaluations"
+    assert [path.name for path in sorted((folder / "b/checkpoints").iterdir())] == [
+        *("000000000061", "000000000200")
+    ]
+    assert before["state"][0] == 200
+
+
+def test_run_says_what_it_does(runs):
+    result = runs[1]["b"]
+    said = result.stdout
+    for line in (
+        "Prefill with random actions: 60 agent steps = 240 frames.",
+        "Training: 1 update(s) per 10 agent steps = 40 frames",
+        "Prefill: 60 agent steps",
+        "Done: 200 agent steps.",
+    ):
+        assert line in said
+    assert "rssm.hidden" in said, "the resolved config is not shown"
+    assert "Traceback" not in result.stderr and len(result.stderr.splitlines()) < 6, result.stderr
+
+
+# --- continuing, seeds ---
+
+
+def test_same_command_continues(runs):
+    folder, results, before = runs
+    result, logdir = results["continued"], folder / "a"
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "Continuing from agent step 200." in result.stdout
+    assert "Prefill:" not in result.stdout, "it filled the replay again"
+    assert read_metrics(logdir)[: len(before["metrics"])] == before["metrics"], "history changed"
+    steps = [line["step"] for line in read_metrics(logdir)]
+    assert steps == sorted(set(steps)) and steps[-1] == 1200
+    assert episodes(logdir).items() > before["episodes"].items(), "the replay is another one"
+    assert total_steps(logdir) == 300
+
+
+def test_continued_optimizer_goes_on_counting(runs):
+    (_, then, old), (step, now, new) = runs[2]["state"], read_state(runs[0] / "a")
+    assert step == 300
+    # Pretraining, then one at 61, 71, ... below or at the last step.
+    assert (old["updates"], new["updates"]) == (1 + 14, 1 + 24)
+    counters = [name for name in then if name.endswith("_opt/step")]
+    assert len(counters) == 3, counters
+    for name in counters:
+        assert (int(then[name]), int(now[name])) == (15, 25), f"{name} started anew"
+
+
+def test_one_seed_gives_one_result(runs):
+    folder, _, before = runs
+    once, again = without_clock(before["metrics"]), without_clock(read_metrics(folder / "b"))
+    assert once == again, "two runs of one seed differ"
+    a, b = before["state"][1], read_state(folder / "b")[1]
+    assert all(np.array_equal(a[name], b[name]) for name in a), "the weights differ"
+
+
+# --- stopping, locking ---
+
+
+def test_sigterm_saves_all_and_a_second_process_is_refused(tmp_path):
+    command = [*PONG, "--jit", "False", "--steps", "100000", "--logdir", tmp_path]
+    process = start(*command, cwd=tmp_path)
+    try:
+        wait_for(process, "eval_return")  # The loop is under way.
+        config = (tmp_path / "config.yaml").read_bytes()
+        refused = finish(start(*command, "--seed", "7", cwd=tmp_path))
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        stopped = finish(process, timeout=30)
+        took = time.monotonic() - begin
+    finally:
+        process.kill()
+
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert f"process {process.pid} on {socket.gethostname()}" in refused.stderr
+    assert (tmp_path / "config.yaml").read_bytes() == config, "the refused one wrote the config"
+
+    assert stopped.returncode == 0 and took < 15, f"it took {took:.1f} s to stop"
+    step, _, state = read_state(tmp_path)
+    assert (
+        f"Stopped at agent step {step:,}, all saved. The same command continues" in stopped.stdout
+    )
+    assert 0 <= step - total_steps(tmp_path) < 9, "steps were lost, other than a too short episode"
+    assert not list((tmp_path / "train_episodes").glob("*.journal"))
+
+    process = start(*command, cwd=tmp_path)
+    try:
+        wait_for(process, f"Continuing from agent step {step:,}.")
+        wait_for(process, "train_return")
+        process.send_signal(signal.SIGINT)
+        again = finish(process, timeout=30)
+    finally:
+        process.kill()
+    assert again.returncode == 0 and "SIGINT" in again.stdout
+    later, _, state_later = read_state(tmp_path)
+    assert later > step and state_later["updates"] > state["updates"]
+
+
+# --- the other ways to run, in this process ---
+
+
+def run(*arguments):
+    """Run the command line in this process, which saves loading TensorFlow."""
+    train.main([str(argument) for argument in arguments])
+
+
+VARIANTS = {
+    "float32": ["--task", "gym_CartPole-v1", "--precision", "32"],
+    "float16": ["--task", "gym_CartPole-v1", "--precision", "16"],
+    "bfloat16": ["--task", "gym_CartPole-v1", "--precision", "bfloat16"],
+    "plan2explore": ["--task", "gym_CartPole-v1", "--expl_behavior", "plan2explore"],
+    "model_loss": ["--task", "gym_CartPole-v1", "--expl_behavior", "model_loss"],
+    "random": ["--task", "gym_CartPole-v1", "--expl_behavior", "random"],
+    "expl_until": ["--task", "gym_CartPole-v1", "--expl_behavior", "random", "--expl_until", "120"],
+    "continuous": ["--task", "gym_Pendulum-v1", "--actor_grad", "auto"],
+    # The disagreement of few models in 16 bit is often exactly 0, where a root has no slope.
+    "continuous plan2explore": [
+        *("--task", "gym_Pendulum-v1", "--expl_behavior", "plan2explore"),
+        *("--precision", "bfloat16"),
+    ],
+    "mixed gradients": ["--task", "gym_Pendulum-v1", "--actor_grad", "both"],
+    "action noise": ["--task", "gym_Pendulum-v1", "--expl_noise", "0.3", "--eval_noise", "0.1"],
+    "gaussian latents": [
+        *("--task", "gym_CartPole-v1", "--rssm.discrete", "0"),
+        *("--actor_grad", "dynamics", "--eval_state_mean", "True"),
+    ],
+    "three environments": ["--task", "gym_CartPole-v1", "--envs", "3", "--eval_eps", "4"],
+    "worker processes": [
+        *("--task", "gym_CartPole-v1", "--envs", "2", "--envs_parallel", "process"),
+    ],
+    "whole episodes": [
+        *("--task", "gym_CartPole-v1", "--replay.maxlen", "0", "--replay.ongoing", "True"),
+    ],
+    "ensemble, schedule": [
+        *("--task", "gym_CartPole-v1", "--rssm.ensemble", "3", "--pred_discount", "False"),
+        *("--actor_ent", "linear(1,0,100)", "--grad_heads", "decoder", "reward"),
+    ],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variant_runs_to_its_end(variant, tmp_path, capsys):
+    short = ["--replay.minlen", "5", "--dataset.length", "5", "--dataset.batch", "4"]
+    run(*QUICK, *short, *VARIANTS[variant], "--logdir", tmp_path)
+    assert "Done: 20" in capsys.readouterr().out
+    lines = read_metrics(tmp_path)
+    assert lines[-1]["step"] in (200, 201), "the run ended early"
+    for name in ("train_return", "eval_return", "model_loss", "actor_loss", "critic_loss"):
+        values = [line[name] for line in lines if name in line]
+        assert values and values[-1] is not None and np.isfinite(values[-1]), f"{name}: {values}"
+    assert len(list((tmp_path / "checkpoints").iterdir())) <= 2
+
+
+class Debugger(bdb.Bdb):
+    """Stops at a line of world_model.loss as pdb does, and looks around there."""
+
+    def __init__(self):
+        super().__init__()
+        self.stops = []
+
+    def user_line(self, frame):
+        if frame.f_code.co_name == "loss":
+            import tensorflow as tf
+
+            total = float(frame.f_locals["total"]) if "total" in frame.f_locals else None
+            self.stops.append((tf.executing_eagerly(), total))
+        self.set_continue()
+
+
+def test_a_breakpoint_in_the_world_model_stops_without_jit(tmp_path):
+    from dreamerv2 import world_model
+
+    lines, first = inspect.getsourcelines(world_model.WorldModel.loss)
+    last = first + len(lines) - 1  # `return total, ...`: all values are there to be looked at
+    debugger = Debugger()
+    assert debugger.set_break(world_model.__file__, last) is None, "no code in that line"
+    command = [*QUICK, "--task", "gym_CartPole-v1", "--steps", "100", "--jit", "False"]
+    command += ["--replay.minlen", "5", "--dataset.length", "5", "--logdir", tmp_path]
+    debugger.runcall(run, *command)
+    assert len(debugger.stops) == read_state(tmp_path)[2]["updates"] == 3
+    assert all(eager and np.isfinite(total) for eager, total in debugger.stops)
+
+
+def test_another_seed_gives_another_result(tmp_path):
+    command = [*QUICK, "--task", "gym_CartPole-v1", "--steps", "100", "--replay.minlen", "5"]
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(*command, "--seed", seed, "--logdir", tmp_path / name)
+    a, b, c = (without_clock(read_metrics(tmp_path / name)) for name in "abc")
+    assert a == b, "two runs of one seed differ"
+    losses = [[line["model_loss"] for line in x if "model_loss" in line] for x in (a, c)]
+    assert not set(losses[0]) & set(losses[1]), "the seed changes nothing"

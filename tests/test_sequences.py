@@ -1,0 +1,278 @@
+import collections
+import itertools
+import json
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from episode_rows import (
+    add_episode,
+    check_rows,
+    fill,
+    make_arrays,
+    make_row,
+    places,
+    sequences,
+    take,
+)
+from scipy import stats
+
+from dreamerv2.common.episodes import StoredEpisode
+from dreamerv2.common.journal import Journal
+from dreamerv2.common.replay import Replay
+
+
+def enumerate_draws(rows, minlen, maxlen, prioritize_ends):
+    """Return P(start, length) of one episode, written from the design's formula by counting."""
+    counts = collections.defaultdict(float)
+    for u in range(minlen):
+        length = max(minlen, min(rows, maxlen) - u)
+        choices = rows - length + 1 + (minlen if prioritize_ends else 0)
+        for index in range(choices):
+            counts[min(index, rows - length), length] += 1 / minlen / choices
+    return counts
+
+
+@pytest.mark.parametrize("prioritize_ends", [False, True])
+@pytest.mark.parametrize("minlen, maxlen", [(1, 0), (5, 0), (5, 8), (6, 6)])
+def test_sequences_have_the_distribution_of_the_design(tmp_path, minlen, maxlen, prioritize_ends):
+    lengths = (9, 13)
+    options = {"minlen": minlen, "maxlen": maxlen, "prioritize_ends": prioritize_ends}
+    replay = fill(tmp_path, lengths, seed=3, **options)
+    expected = {}
+    for episode, steps in enumerate(lengths):
+        draws = enumerate_draws(steps + 1, minlen, maxlen or steps + 1, prioritize_ends)
+        for (start, length), probability in draws.items():
+            expected[episode, start, length] = probability / len(lengths)
+    batches = list(itertools.islice(replay.dataset(8, 50), 60))
+    found = collections.Counter()
+    for row in range(8):
+        for sequence in sequences(batches, row)[:-1]:  # The last one is cut off.
+            assert (np.diff(sequence[:, 1]) == 1).all() and len(set(sequence[:, 0])) == 1
+            found[(*sequence[0].tolist(), len(sequence))] += 1
+    total = sum(found.values())
+    assert found.keys() <= expected.keys(), "a sequence that cannot occur"
+    observed = [found[key] for key in expected]
+    predicted = [probability * total for probability in expected.values()]
+    assert stats.chisquare(observed, predicted).pvalue > 1e-4
+
+
+def test_row_b_of_the_next_batch_continues_row_b(tmp_path):
+    replay = fill(tmp_path, (60, 80), minlen=20, maxlen=40)
+    batches = list(itertools.islice(replay.dataset(3, 7), 40))
+    for row in range(3):
+        for sequence in sequences(batches, row)[:-1]:
+            assert 20 <= len(sequence) <= 40, "a sequence was cut where the batch ended"
+            assert (np.diff(sequence[:, 1]) == 1).all() and len(set(sequence[:, 0])) == 1
+
+
+def test_with_all_lengths_equal_every_chunk_is_one_new_sequence(tmp_path):
+    dataset = fill(tmp_path, minlen=10, maxlen=10).dataset(4, 10)
+    for batch in itertools.islice(dataset, 20):
+        assert batch["is_first"][:, 0].all() and not batch["is_first"][:, 1:].any()
+
+
+def test_batches_are_contiguous_arrays_without_log_keys_or_ram(tmp_path):
+    name = "20210102T030405-" + "a" * 32
+    arrays = make_arrays(0, 20) | {"ram": np.zeros((21, 128), np.uint8)}
+    np.savez_compressed(tmp_path / f"{name}-20.npz", **arrays)
+    replay = fill(tmp_path, (20, 20))
+    assert replay.stats["damaged_episodes"] == 0, "our files and the release's do not mix"
+    batch = next(replay.dataset(4, 6))
+    assert set(batch) == {"image", "action", "reward", "is_first", "is_last", "is_terminal"}
+    for key, shape, dtype in [("image", (2, 2, 1), np.uint8), ("reward", (), np.float32)]:
+        assert batch[key].shape == (4, 6, *shape) and batch[key].dtype == dtype
+        assert batch[key].flags.c_contiguous
+
+
+@pytest.mark.parametrize("saver", [np.savez, np.savez_compressed])
+def test_an_is_first_inside_a_file_is_honoured(tmp_path, saver):
+    arrays = make_arrays(0, 20)
+    arrays["is_first"][[7, 13]] = True
+    saver(tmp_path / f"20210102T030405-{'a' * 32}-20.npz", **arrays)
+    replay = Replay(tmp_path, minlen=21, maxlen=21)
+    assert np.flatnonzero(next(replay.dataset(1, 21))["is_first"][0]).tolist() == [0, 7, 13]
+
+
+def test_unfinished_episodes_are_sampled_only_when_asked(tmp_path):
+    for ongoing in (False, True):
+        replay = fill(tmp_path / str(ongoing), (20,), minlen=5, ongoing=ongoing)
+        for t in range(12):
+            replay.add_step(make_row(9, t), worker=1)
+        dataset = replay.dataset(8, 10)
+        batches = [next(dataset) for _ in range(10)]
+        assert any((batch["action"][..., 0] == 9).any() for batch in batches) == ongoing
+        for batch in batches:
+            check_rows(batch)
+        replay.end_episodes()
+        check_rows(next(dataset))
+
+
+def test_an_unfinished_episode_alone_is_enough_when_ongoing(tmp_path):
+    replay = Replay(tmp_path, minlen=3, ongoing=True)
+    dataset = replay.dataset(2, 4)
+    for t in range(6):
+        replay.add_step(make_row(1, t))
+    check_rows(next(dataset))
+
+
+@pytest.mark.parametrize("seed", [0, np.random.SeedSequence(5, spawn_key=(2,))])
+def test_equal_seeds_draw_equal_batches_in_different_directories(tmp_path, seed):
+    first = take(fill(tmp_path / "a", seed=seed).dataset(4, 9), 10)
+    assert first == take(fill(tmp_path / "b", seed=seed).dataset(4, 9), 10)
+    assert first != take(fill(tmp_path / "c", seed=1).dataset(4, 9), 10)
+    assert first[0][0] != first[0][1], "two rows share one stream"
+
+
+def test_streams_of_one_seed_differ(tmp_path):
+    replays = [
+        fill(tmp_path / str(key), seed=np.random.SeedSequence(5, spawn_key=key))
+        for key in [(), (1,), (2,)]
+    ]
+    drawn = [take(replay.dataset(2, 9), 3) for replay in replays]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+
+
+def test_an_episode_that_ends_while_it_is_read_waits_for_the_reading(tmp_path, monkeypatch):
+    replay = Replay(tmp_path, minlen=3, ongoing=True)
+    for t in range(6):
+        replay.add_step(make_row(1, t))
+    read = Journal.read
+
+    def slow_read(self, *args):
+        time.sleep(0.02)
+        return read(self, *args)
+
+    monkeypatch.setattr(Journal, "read", slow_read)
+    dataset = replay.dataset(2, 4)
+    next(dataset)
+    replay.end_episodes()
+    check_rows(next(dataset))
+
+
+def test_restoring_redraws_what_a_power_failure_cut_off(tmp_path):
+    replay = Replay(tmp_path, minlen=10, maxlen=15, ongoing=True)
+    for t in range(40):
+        replay.add_step(make_row(0, t))
+    dataset = replay.dataset(64, 3)
+    take(dataset, 2)
+    state = dataset.state()
+    (path,) = tmp_path.glob("*.journal")
+    os.truncate(path, path.stat().st_size * 2 // 5)
+    resumed = Replay(tmp_path, minlen=10, maxlen=15).dataset(64, 3)
+    resumed.restore(state)
+    for _ in range(8):
+        check_rows(next(resumed))
+    assert not list(tmp_path.glob("*.damaged")), "a whole file was taken for damaged"
+
+
+def test_a_row_draws_the_same_whatever_the_batch_size(tmp_path):
+    replay = fill(tmp_path)
+    few, many = take(replay.dataset(2, 9), 8), take(replay.dataset(5, 9), 8)
+    assert few == [batch[:2] for batch in many]
+
+
+def collect_and_train(directory, delay, pause):
+    """Return what is sampled while episodes come and go, with a slow disk or a slow trainer."""
+    replay = fill(directory, minlen=5, capacity=150)
+    dataset = replay.dataset(3, 11)
+    result = []
+    read = StoredEpisode.read
+
+    def slow_read(self, *args):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(delay)
+        return read(self, *args)
+
+    StoredEpisode.read = slow_read
+    try:
+        for episode in range(10, 22):
+            result.append(places(next(dataset)))
+            time.sleep(pause)
+            add_episode(replay, episode, 15)
+    finally:
+        StoredEpisode.read = read
+    replay.close()
+    return result
+
+
+def test_draws_do_not_depend_on_the_timing_of_threads(tmp_path):
+    expected = collect_and_train(tmp_path / "a", 0, 0.01)
+    assert collect_and_train(tmp_path / "b", 0.004, 0) == expected
+    assert collect_and_train(tmp_path / "c", 0, 0) == expected
+
+
+@pytest.mark.parametrize("ongoing", [False, True])
+def test_a_restored_dataset_draws_what_the_uninterrupted_one_draws(tmp_path, ongoing):
+    options = {"minlen": 5, "maxlen": 25, "ongoing": ongoing}
+    replay = fill(tmp_path, **options)
+    for t in range(15):
+        replay.add_step(make_row(7, t), worker=2)
+    dataset = replay.dataset(4, 6)
+    take(dataset, 5)
+    add_episode(replay, 8, 33)  # Between planning a batch and delivering it.
+    replay.end_episodes()
+    state = json.loads(json.dumps(dataset.state()))
+    expected = take(dataset, 12)
+    replay.close()
+    resumed = Replay(tmp_path, **options).dataset(4, 6)
+    resumed.restore(state)
+    assert json.loads(json.dumps(resumed.state())) == state
+    assert take(resumed, 12) == expected
+
+
+def test_a_state_taken_before_the_first_batch_restores_too(tmp_path):
+    replay = fill(tmp_path)
+    state = replay.dataset(2, 5).state()
+    resumed = replay.dataset(2, 5)
+    resumed.restore(json.loads(json.dumps(state)))
+    assert take(resumed, 4) == take(replay.dataset(2, 5), 4)
+
+
+def test_restoring_redraws_an_episode_that_has_vanished(tmp_path):
+    replay = fill(tmp_path, (30, 30, 30))
+    dataset = replay.dataset(4, 8)
+    take(dataset, 3)
+    state = dataset.state()
+    replay.close()
+    min(tmp_path.glob("*.npz")).unlink()
+    results = []
+    for _ in range(2):
+        resumed = Replay(tmp_path).dataset(4, 8)
+        resumed.restore(state)
+        results.append(take(resumed, 10))
+    assert results[0] == results[1]
+    assert not (np.array(results)[..., 0] == 0).any()
+
+
+def test_restoring_with_another_batch_size_or_length_goes_on(tmp_path):
+    replay = fill(tmp_path)
+    dataset = replay.dataset(4, 8)
+    take(dataset, 3)
+    for size in [(2, 8), (6, 8), (4, 5)]:
+        resumed = replay.dataset(*size)
+        resumed.restore(dataset.state())
+        check_rows(next(resumed))
+
+
+def test_provenance_tells_where_the_last_batch_came_from(tmp_path):
+    replay = fill(tmp_path, minlen=5, maxlen=12)
+    dataset = replay.dataset(3, 16)
+    names = {e.id: number for number, e in enumerate(replay._archive.episodes)}
+    for _ in range(5):
+        batch = next(dataset)
+        told = [
+            [[names[p.episode], t] for p in pieces for t in range(p.start, p.stop)]
+            for pieces in dataset.provenance
+        ]
+        assert told == places(batch)
+
+
+def test_closing_ends_the_thread(tmp_path):
+    dataset = fill(tmp_path).dataset(2, 5)
+    next(dataset)
+    before = threading.active_count()
+    dataset.close()
+    assert threading.active_count() == before - 1

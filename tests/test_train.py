@@ -1,0 +1,267 @@
+"""The loop of train.py, run whole with a counting environment and a counting agent."""
+
+import json
+import math
+import signal
+
+import numpy as np
+import pytest
+from train_fakes import World, make_config
+
+from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.config import Config
+from dreamerv2.common.errors import UserError
+
+
+def read_metrics(logdir, name):
+    """Return step -> value of one metric."""
+    lines = [json.loads(line) for line in (logdir / "metrics.jsonl").open()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+def read_episodes(directory):
+    """Return the arrays of all episode files, oldest first."""
+    return [dict(np.load(path)) for path in sorted(directory.glob("*.npz"))]
+
+
+def actions(episodes):
+    """How many agent steps the episodes hold."""
+    return sum(len(episode["reward"]) - 1 for episode in episodes)
+
+
+# --- the phases ---
+
+
+def test_phases_come_in_order(tmp_path):
+    world = World(make_config(tmp_path)).run()
+    # 20 steps of prefill end inside the third episode of 7; then one random evaluation episode.
+    order = [name for name, _ in world.events]
+    assert order[:6] == ["agent", "update", "update", "report", "eval policy", "eval policy"]
+    assert world.events[:3] == [("agent", 20), ("update", 20), ("update", 20)]
+    assert order.index("train policy") > order.index("eval policy"), "it evaluates before it acts"
+    assert order[-1] == "save"
+
+
+def test_prefill_goes_on_until_an_episode_has_ended(tmp_path):
+    world = World(make_config(tmp_path, prefill=5), lengths=(12,)).run()
+    assert world.when("agent") == [12]
+
+
+def test_environments_start_anew_after_the_prefill(tmp_path):
+    World(make_config(tmp_path)).run()
+    episodes = read_episodes(tmp_path / "train_episodes")
+    assert actions(episodes) == 80, "agent steps were lost"
+    for episode in episodes:
+        steps = np.arange(len(episode["reward"]))
+        np.testing.assert_array_equal(episode["place"][:, 2], steps, "rows are missing")
+        assert len(set(episode["place"][:, 1])) == 1, "two episodes were glued together"
+        assert episode["is_first"].tolist() == [True] + [False] * (len(steps) - 1)
+        assert episode["is_last"].tolist() == [False] * (len(steps) - 1) + [True]
+        assert episode["is_terminal"][-1] == (len(steps) == 8), "a cut is no terminal state"
+    lengths = [len(episode["reward"]) - 1 for episode in episodes]
+    assert lengths[:4] == [7, 7, 6, 7], "the third episode was cut by the end of the prefill"
+    random, learned = episodes[2], episodes[3]
+    assert (learned["action"][1:, 2] == 1).all(), "a random action in the policy's first episode"
+    assert (random["action"][1:, 2] == 0).any()
+
+
+def test_a_random_evaluation_episode_comes_first_and_is_no_score(tmp_path):
+    World(make_config(tmp_path)).run()
+    random, *others = read_episodes(tmp_path / "eval_episodes")
+    assert (random["action"][1:, 2] == 0).any(), "no random episode to report on"
+    assert all((episode["action"][1:, 2] == 1).all() for episode in others)
+    assert set(read_metrics(tmp_path, "eval_return").values()) == {14}, "7 steps that pay 2 each"
+
+
+# --- schedules ---
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("every, each, pretrain", [(5, 1, 2), (16, 2, 0), (1, 1, 1), (4, 3, 7)])
+def test_number_of_updates(tmp_path, count, every, each, pretrain):
+    config = make_config(tmp_path, envs=count, prefill=21, steps=81, pretrain=pretrain)
+    world = World(config).run(train_every=every, train_steps=each)
+    assert world.steps["train"] == 81, "the run did not end with its last step"
+    updates = world.when("update")
+    assert len(updates) == pretrain + each * math.ceil((81 - 21) / every)
+    due = [step for step in range(22, 82, every) for _ in range(each)]
+    assert updates == [21] * pretrain + due
+
+
+def test_several_environments_end_with_the_first_full_step(tmp_path):
+    assert World(make_config(tmp_path, envs=3)).run().steps["train"] == 81
+
+
+def test_schedules_of_evaluation_metrics_and_checkpoints(tmp_path):
+    world = World(make_config(tmp_path)).run()
+    assert sorted(set(world.when("eval policy"))) == [20, 60], "every 40 steps"
+    assert list(read_metrics(tmp_path, "fake_loss")) == [21, 51, 80], "every 30 and at the end"
+    assert world.when("save") == [21, 46, 71, 80], "every 25 and at the end"
+    versions = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert versions == ["000000000071", "000000000080"]
+
+
+def test_metrics_are_means_since_the_last_line(tmp_path):
+    World(make_config(tmp_path)).run()
+    losses = read_metrics(tmp_path, "fake_loss")  # the n-th update loses n
+    # Updates at 20, 20, 21 | 26, 31, 36, 41, 46, 51 | 56, 61, 66, 71, 76.
+    assert losses == {21: 2, 51: np.mean([4, 5, 6, 7, 8, 9]), 80: np.mean([10, 11, 12, 13, 14])}
+
+
+def test_metrics_count_frames(tmp_path):
+    World(make_config(tmp_path, action_repeat=4)).run()
+    returns = read_metrics(tmp_path, "train_return")
+    assert list(returns) == [4 * step for step in (7, 14, 27, 34, 41, 48, 55, 62, 69, 76)]
+    assert set(read_metrics(tmp_path, "train_length").values()) == {7}, "lengths are agent steps"
+    assert list(read_metrics(tmp_path, "fake_loss")) == [84, 204, 320]
+    steps = read_metrics(tmp_path, "train_total_steps")
+    assert all(step == 4 * total for step, total in steps.items() if step < 80)
+
+
+def test_episodes_that_end_together_have_steps_of_their_own(tmp_path):
+    World(make_config(tmp_path, envs=3, prefill=21)).run()
+    assert list(read_metrics(tmp_path, "train_return"))[:6] == [19, 20, 21, 40, 41, 42]
+
+
+@pytest.mark.parametrize("episodes", [0, 1, 4])
+def test_evaluation_plays_exactly_eval_eps_episodes(tmp_path, episodes):
+    World(make_config(tmp_path, envs=3, eval_eps=episodes), lengths=(7, 4, 9)).run()
+    played = read_episodes(tmp_path / "eval_episodes")
+    assert len(played) == 1 + 2 * episodes, "two evaluations and one random episode before"
+
+
+def test_policy_sees_no_last_row_of_unequal_episodes(tmp_path):
+    world = World(make_config(tmp_path, envs=3, steps=150), lengths=(7, 4, 11)).run()
+    assert len(world.when("train policy")) == 43, "the agent checks each of its calls"
+
+
+# --- continuing ---
+
+
+def test_a_finished_run_continues_with_more_steps(tmp_path):
+    whole = World(make_config(tmp_path / "whole"), lengths=(5,)).run(steps=140)
+    parts = World(make_config(tmp_path / "parts"), lengths=(5,)).run(steps=70)
+    middle = len(parts.events)
+    parts.run(steps=140)
+    assert parts.steps["train"] == 140, "the prefill was repeated, or steps were lost"
+    assert parts.events[middle][0] == "agent"
+    for event in ("update", "report"):
+        assert parts.when(event) == whole.when(event), f"the schedule of {event} moved"
+    assert sorted(set(parts.when("eval policy"))) == sorted(set(whole.when("eval policy")))
+    assert set(parts.when("save")) == {*whole.when("save"), 70}
+    logs = [read_metrics(tmp_path / name, "fake_loss") for name in ("parts", "whole")]
+    assert set(logs[0]) == {*logs[1], 70}
+    assert actions(read_episodes(tmp_path / "parts/train_episodes")) == 140
+
+
+def test_a_finished_run_does_nothing_more(tmp_path, capsys):
+    world = World(make_config(tmp_path)).run()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    count = len(world.when("update"))
+    world.run()
+    assert world.steps["train"] == 80 and len(world.when("update")) == count
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert "Done: 80 agent steps" in capsys.readouterr().out
+
+
+def test_a_lost_replay_is_filled_again(tmp_path):
+    world = World(make_config(tmp_path)).run()
+    for path in (tmp_path / "train_episodes").iterdir():
+        path.unlink()
+    world.run(steps=120)
+    assert world.steps["train"] == 120, "the counter stands where the checkpoint was"
+    episodes = read_episodes(tmp_path / "train_episodes")
+    assert (episodes[0]["action"][1:, 2] == 0).any(), "one random episode, to have a batch"
+
+
+def test_another_architecture_leaves_the_run_as_it_was(tmp_path):
+    config = make_config(tmp_path)
+    world = World(config).run()
+    step, arrays, state = Checkpoint(tmp_path / "checkpoints").load()
+    Checkpoint(tmp_path / "checkpoints").save(step, arrays | {"updates": np.zeros(2)}, state)
+    with pytest.raises(UserError, match=r"updates is \[2\] in the checkpoint, \[\] in this model"):
+        world.run(discount=0.5)
+    assert Config.load(tmp_path / "config.yaml") == config, "the config it needs is overwritten"
+
+
+def test_the_new_config_is_kept_once_it_fits(tmp_path):
+    World(make_config(tmp_path)).run().run(train_every=3, steps=100)
+    assert Config.load(tmp_path / "config.yaml").train_every == 3
+
+
+# --- stopping ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", [("train policy", 23), ("update", 9), ("eval policy", 5)])
+def test_a_signal_ends_the_run_and_loses_nothing(tmp_path, capsys, number, where):
+    handler = signal.getsignal(number)
+    world = World(make_config(tmp_path), (7,), where, number).run()
+    done = world.steps["train"]
+    assert done < 80, "the run went on"
+    assert signal.getsignal(number) is handler, "the handler of the caller is gone"
+    assert f"Stopped at agent step {done}" in capsys.readouterr().out
+    assert world.when("save")[-1] == done
+    assert actions(read_episodes(tmp_path / "train_episodes")) == done
+    world.run()
+    assert world.steps["train"] == 80, "steps were lost or repeated"
+    updates = world.when("update")
+    assert updates == [20, 20, *range(21, 81, 5)], "updates were lost or repeated"
+
+
+def test_a_signal_in_the_prefill_ends_it(tmp_path, capsys):
+    world = World(make_config(tmp_path), (7,), ("train step", 11)).run()
+    assert world.events == [] and world.steps == {"train": 11, "eval": 0}
+    assert "Stopped at agent step 11" in capsys.readouterr().out
+    world.run()
+    assert "Continuing from agent step 11" in capsys.readouterr().out
+    assert world.when("agent") == [20] and world.steps["train"] == 80
+
+
+def test_a_signal_in_the_pretraining_ends_it(tmp_path):
+    world = World(make_config(tmp_path, pretrain=30), (7,), ("update", 4)).run()
+    assert world.when("update") == [20] * 4, "pretraining went on"
+    world.run()
+    assert world.when("update")[:31] == [20] * 30 + [21], "pretraining was not finished"
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    world = World(make_config(tmp_path), (7,), ("update", 6), signal.SIGINT)
+    act = world.make_agent
+
+    def make_agent(*args):
+        agent = act(*args)
+        learn = agent.train
+
+        def interrupted_twice(*args):
+            result = learn(*args)
+            if world.signal_at and len(world.when("update")) == 6:
+                signal.raise_signal(signal.SIGINT)
+            return result
+
+        agent.train = interrupted_twice
+        return agent
+
+    world.make_agent = make_agent
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    assert "save" not in [name for name, _ in world.events[world.events.index(("update", 36)) :]]
+    world.signal_at = ()
+    assert world.run().steps["train"] == 80, "steps on disk were lost"
+
+
+def test_a_failure_keeps_the_experience(tmp_path):
+    world = World(make_config(tmp_path))
+    note = world.note
+
+    def fail(event, step):
+        note(event, step)
+        if event == "update" and step == 61:
+            raise RuntimeError("a bug")
+
+    world.note = fail
+    with pytest.raises(RuntimeError, match="a bug"):
+        world.run()
+    assert actions(read_episodes(tmp_path / "train_episodes")) == 61
+    world.note = note
+    assert world.run().steps["train"] == 80

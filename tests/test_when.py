@@ -1,0 +1,132 @@
+"""The counter and the schedulers: at which steps exactly do they fire?"""
+
+import json
+
+import pytest
+
+from dreamerv2.common import when
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.errors import UserError
+
+
+def fired(scheduler, steps):
+    return [step for step in steps if scheduler(step)]
+
+
+def test_every_fires_at_its_first_call_and_then_on_the_grid():
+    assert fired(when.Every(5), range(3, 25)) == [3, 8, 13, 18, 23]
+
+
+def test_every_keeps_its_grid_when_called_late():
+    assert fired(when.Every(10), [0, 7, 14, 19, 20, 25, 57, 59, 60]) == [0, 14, 20, 57, 60]
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_every_zero_or_negative_never_fires(every):
+    assert fired(when.Every(every), range(50)) == []
+
+
+def test_every_rate_is_exact_over_irregular_calls():
+    steps = range(0, 100_000, 7)
+    assert len(fired(when.Every(16), steps)) == pytest.approx(100_000 / 16, abs=1)
+
+
+@pytest.mark.parametrize("stop", [1, 8, 9, 17, 40])
+def test_every_resumed_through_json_fires_as_if_never_interrupted(stop):
+    uninterrupted = fired(when.Every(8), range(50))
+    first, second = when.Every(8), when.Every(8)
+    before = fired(first, range(stop))
+    second.restore(json.loads(json.dumps(first.state())))
+    assert before + fired(second, range(stop, 50)) == uninterrupted
+
+
+def test_every_restored_before_its_first_call_still_fires_first():
+    scheduler = when.Every(8)
+    scheduler.restore(when.Every(8).state())
+    assert fired(scheduler, range(3, 12)) == [3, 11]
+
+
+def test_schedulers_take_the_counter_itself():
+    counter, every, until = Counter(), when.Every(4), when.Until(6)
+    hits = []
+    for _ in range(8):
+        hits.append((every(counter), until(counter)))
+        counter.increment()
+    assert [step for step, (a, _) in enumerate(hits) if a] == [0, 4]
+    assert [step for step, (_, b) in enumerate(hits) if b] == [0, 1, 2, 3, 4, 5]
+
+
+def test_until_zero_means_without_end():
+    until = when.Until(0)
+    assert all(until(step) for step in (0, 1, 10**12))
+
+
+def test_once_fires_once_also_across_a_resume():
+    once, resumed = when.Once(), when.Once()
+    assert [once(0), once(0), once(5)] == [True, False, False]
+    resumed.restore(json.loads(json.dumps(once.state())))
+    assert not resumed(6)
+
+
+def test_every_seconds_follows_the_clock_and_not_the_step():
+    now = [100.0]
+    every = when.EverySeconds(60, clock=lambda: now[0])
+    hits = []
+    for second in range(0, 200, 10):
+        now[0] = 100.0 + second
+        if every(7):
+            hits.append(second)
+    assert hits == [0, 60, 120, 180]
+
+
+def test_every_seconds_resumed_waits_a_full_interval():
+    now = [5000.0]
+    first = when.EverySeconds(60, clock=lambda: now[0])
+    first(0)
+    now[0] = 3.0  # Another process: its clock began elsewhere.
+    second = when.EverySeconds(60, clock=lambda: now[0])
+    second.restore(json.loads(json.dumps(first.state())))
+    assert not second(0)
+    now[0] = 63.0
+    assert second(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("600s", 600), ("10m", 600), ("1.5h", 5400), (" 0.5S ", 0.5)]
+)
+def test_parse_every_reads_times(text, seconds):
+    scheduler = when.parse_every(text)
+    assert isinstance(scheduler, when.EverySeconds)
+    assert scheduler._seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["20", "2e1", 20, 20.0])
+def test_parse_every_reads_agent_steps(text):
+    assert fired(when.parse_every(text), range(50)) == [0, 20, 40]
+
+
+@pytest.mark.parametrize("text", ["0", "0s", 0])
+def test_parse_every_zero_never_fires(text):
+    assert fired(when.parse_every(text), range(50)) == []
+
+
+@pytest.mark.parametrize("text", ["soon", "", "10 minutes", "1.5", "-5", "1e999", "1.2.3s", "nan"])
+def test_parse_every_names_the_knob_and_the_wrong_value(text):
+    with pytest.raises(UserError, match=r"save_every is .*600s"):
+        when.parse_every(text, knob="save_every")
+
+
+def test_counter_counts_compares_and_survives_json():
+    counter = Counter(3)
+    counter.increment()
+    counter.increment(6)
+    assert int(counter) == counter.value == 10
+    assert counter == 10 and counter < 11 and counter >= Counter(10) and 9 < counter
+    other = Counter()
+    other.load(json.loads(json.dumps(counter.save())))
+    assert other == counter
+
+
+def test_counter_never_runs_backwards():
+    with pytest.raises(ValueError, match="only counts up"):
+        Counter(5).increment(-1)
