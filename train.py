@@ -40,7 +40,7 @@ from dreamerv2.common.replay import Replay
 from dreamerv2.common.signals import StopRequest, terminable
 from dreamerv2.common.when import Every, parse_every
 from dreamerv2.health import Locate
-from dreamerv2.learner import Learner
+from dreamerv2.learner import Learner, fitting
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CUSTOM = "custom_"  # begins the task's name of a library user's own environment
@@ -90,6 +90,12 @@ def train(
 
     closing = Cleanup(replay, eval_replay, train_envs, eval_envs, logger)
     with StopRequest(train_envs, eval_envs) as stop, closing, Locate(logdir, step):
+        # Before anything is collected: what the model refuses must cost no experience.
+        shapes = {k: s.shape for k, s in train_envs.single_observation_space.items()}
+        agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
+        if arrays is not None:
+            fitting(agent, arrays)
+
         # Prefill: random actions until there is enough to learn from.
         if step < config.prefill or not replay.ready:
             random = RandomPolicy(actions, seed("prefill", step.value))
@@ -97,6 +103,8 @@ def train(
                 while step < config.prefill or not replay.ready:
                     driver(random, steps=1)
                     bar.update(config.envs)
+                    if step >= config.prefill:
+                        replay.check_hope()
                     if stop:
                         return print(ending(config, step.value, stop), flush=True)
             eval_driver(random, episodes=1, stop=lambda: bool(stop))
@@ -107,8 +115,6 @@ def train(
         # From here on: the score of random actions is none of the agent's.
         eval_driver.on_episode(lambda episode, index: eval_log(episode, eval_replay.stats))
 
-        shapes = {k: s.shape for k, s in train_envs.single_observation_space.items()}
-        agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
         learner = Learner(agent, replay.dataset(**config.dataset), logdir)
         report_data = eval_replay.dataset(**config.dataset)
         should_train, should_log = Every(config.train_every), Every(config.log_every)

@@ -13,6 +13,8 @@ from dreamerv2.common.errors import UserError
 from dreamerv2.common.journal import Journal, stored_dtype
 from dreamerv2.common.sequences import Dataset
 
+HOPELESS = 100  # episodes that were all too short before the next one is not waited for
+
 
 class Replay:
     """Experience of one or more workers, stored as episode files and sampled as sequences.
@@ -156,6 +158,11 @@ class Replay:
     def ready(self) -> bool:
         """Whether there is a stored episode to sample from."""
         return any(isinstance(episode, StoredEpisode) for episode in self._candidates)
+
+    def check_hope(self) -> None:
+        """Raise UserError when so many episodes were too short that waiting for one is in vain."""
+        if self._short >= HOPELESS and not self.ready:
+            raise self._nothing_to_sample()
 
     @property
     def stats(self) -> dict[str, int]:

@@ -44,21 +44,6 @@ def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
     return name, tuple(numbers)
 
 
-def parse_interval(text: str) -> tuple[float, str]:
-    """Split an interval: '600s' -> (600.0, 'seconds'), '1e4' -> (10000.0, 'steps').
-
-    Raises:
-        UserError: anything else, or an interval that is not positive.
-    """
-    seconds = text.endswith("s")
-    number = _float(text[:-1] if seconds else text)
-    if number is None or number <= 0:
-        raise UserError(
-            f"The interval '{text}' is not possible: write 600s for seconds or 1e4 for agent steps."
-        )
-    return number, "seconds" if seconds else "steps"
-
-
 def number_or_schedule(key: str, text: str) -> float | str:
     """Return the number that a text is, or the text itself when it is a schedule.
 

@@ -46,8 +46,11 @@ class Every:
         return {"prev": self._prev}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue the grid of ``state``; a changed interval counts from its last point."""
-        prev = state["prev"]
+        """Continue the grid of ``state``; a changed interval counts from its last point.
+
+        The state of an ``EverySeconds`` has none: then the next call begins a new grid.
+        """
+        prev = state.get("prev")
         self._prev = None if prev is None else int(prev)
 
 
@@ -78,8 +81,9 @@ class EverySeconds:
         return {"fired": self._prev is not None}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Start a full interval now if the saved one had fired before."""
-        self._prev = self._clock() if state["fired"] else None
+        """Start a full interval now if the saved one (of steps, perhaps) had fired before."""
+        fired = state.get("fired", state.get("prev") is not None)
+        self._prev = self._clock() if fired else None
 
 
 class Until:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from dreamerv2.common.errors import UserError
 from dreamerv2.common.nets import Head
 from dreamerv2.common.optim import Optimizer
 from dreamerv2.common.tfutils import Init, cast_once, recording, schedule
@@ -49,6 +50,9 @@ class ActorCritic(tf.Module):
         world_model: whose latent states it acts on. It is read here, never trained.
         discrete: whether actions are one-hot.
         scaled: whether losses are scaled, for float16.
+
+    Raises:
+        UserError: the distribution of the config is none over such actions.
     """
 
     def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool, scaled: bool):
@@ -60,6 +64,9 @@ class ActorCritic(tf.Module):
         dist = config.actor.dist
         if dist == "auto":
             dist = "onehot" if discrete else "trunc_normal"
+        if (dist == "onehot") != discrete:
+            kind, fit = ("discrete", "onehot") if discrete else ("continuous", "trunc_normal")
+            raise UserError(f"--actor.dist {dist} does not fit {kind} actions; auto takes {fit}.")
         self.noise_shape = () if dist == "onehot" else (actions,)
         self.actor = Head(init / "actor", size, (actions,), config.actor.update({"dist": dist}))
         self.critic = Head(init / "critic", size, (), config.critic)

@@ -1,5 +1,6 @@
 """What the loop learns with: an agent, its stream of batches, and what is carried between them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from dreamerv2.common.checkpoint import compare
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.sequences import Dataset
 from dreamerv2.health import Health
+
+LOSS_SCALE = re.compile(r"/loss_scale(_finite)?$")  # names of the variables of optim.LossScale
 
 
 class Learner:
@@ -99,14 +102,32 @@ def load_agent(agent: Any, arrays: Mapping[str, np.ndarray], draws: Mapping[str,
     Raises:
         UserError: names the entries that differ from this agent's.
     """
+    agent.load(fitting(agent, arrays), draws)
+
+
+def fitting(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the variables among a checkpoint's arrays.
+
+    Only float16 has loss scales. With another precision than before they are left out, or begin
+    with the agent's own.
+
+    Raises:
+        UserError: names the entries that differ from this agent's.
+    """
+    expected = agent.expected()
     weights = {k: v for k, v in arrays.items() if not k.startswith("carry/")}
-    differences = compare(agent.expected(), weights)
+    weights = {k: v for k, v in weights.items() if k in expected or not LOSS_SCALE.search(k)}
+    new = [k for k in expected.keys() - weights.keys() if LOSS_SCALE.search(k)]
+    if new:
+        own, _ = agent.save()
+        weights |= {k: own[k] for k in new}
+    differences = compare(expected, weights)
     if differences:
         raise UserError(
             "The checkpoint holds another architecture or action space than this config makes: "
             f"{'; '.join(differences)}. Use the config it was made with, or another --logdir."
         )
-    agent.load(weights, draws)
+    return weights
 
 
 def _storable(value: Any) -> np.ndarray:

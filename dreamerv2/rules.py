@@ -7,11 +7,13 @@ costs a second and a sentence, not an hour and a traceback.
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from dreamerv2.common import values
 from dreamerv2.common.config import Config, show
 from dreamerv2.common.errors import UserError, nearest
 from dreamerv2.common.values import Value
+from dreamerv2.common.when import parse_every
 
 Rule = Callable[[Value], str | None]
 
@@ -88,11 +90,21 @@ def pattern(value: Value) -> str | None:
 
 
 def interval(value: Value) -> str | None:
-    """Accept times between checkpoints."""
+    """Accept times between checkpoints, as `when.parse_every` reads them."""
     try:
-        values.parse_interval(value)
+        parse_every(value)
+        possible = float(value.lower().rstrip("smh ")) > 0
     except UserError:
-        return "600s for seconds or 1e4 for agent steps, and positive"
+        possible = False
+    return None if possible else "600s, 10m or 2h, or 1e4 for agent steps, and positive"
+
+
+def path(value: Value) -> str | None:
+    """Accept paths, of which `~name` must be somebody's."""
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        return "a path whose home directory exists"
     return None
 
 
@@ -108,10 +120,11 @@ def not_empty(value: Value) -> str | None:
 
 RULES: dict[str, Rule] = {
     "mode": one_of("train", "eval", "dream"),
+    "logdir|checkpoint": path,
     "checkpoint_every": interval,
     "precision": one_of("auto", "32", "16", "bfloat16"),
     "task": not_empty,
-    "envs_parallel": one_of("none", "process", "thread"),
+    "envs_parallel": one_of("none", "process"),
     "dmc_camera": at_least(-1),
     "render_size": each(at_least(1), count=2),
     "seed|env_restarts|env_timeout|time_limit|eval_eps|prefill|pretrain|expl_until": at_least(0),
@@ -173,6 +186,11 @@ def validate(config: Config) -> None:
                 stop = "" if wanted.endswith("?") else "."
                 raise UserError(f"--{key} {show(value)} is not possible: it must be {wanted}{stop}")
     _validate_lengths(config.replay)
+    if 0 < config.time_limit < config.replay.minlen - 1:
+        raise UserError(
+            f"--time_limit {config.time_limit} is not possible: episodes must have at least "
+            f"replay.minlen = {config.replay.minlen} rows, one more than steps, to learn from."
+        )
     if config.disag_offset >= config.dataset.length:
         raise UserError(
             f"--disag_offset {config.disag_offset} is not possible: it must be smaller than "

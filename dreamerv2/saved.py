@@ -189,12 +189,19 @@ def prepare(config: Config, logdir: Path) -> None:
     out to fit: a mistake must not overwrite the config that the checkpoint was made with.
 
     Raises:
-        UserError: the directory cannot be written, or its config not read.
+        UserError: the directory cannot be written, its config not read, or what its experience and
+            metrics are about has changed.
     """
     path = logdir / "config.yaml"
     if not path.exists():
         save_config(config)
     before, now = Config.load(path).flat, config.flat
+    for key in ("task", "action_repeat"):
+        if before.get(key, now[key]) != now[key]:
+            raise UserError(
+                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
+                "--configs it was started with, or another --logdir."
+            )
     for key in sorted(k for k in now if k in before and now[k] != before[k]):
         print(f"Changed since the last start: {key} was {before[key]}, now {now[key]}.")
 

@@ -238,14 +238,6 @@ def test_schedules_are_refused_elsewhere():
         DEFAULTS.update({"model_opt.lr": "linear(1,2,3)"})
 
 
-def test_intervals():
-    assert values.parse_interval("600s") == (600.0, "seconds")
-    assert values.parse_interval("1e4") == (1e4, "steps")
-    for text in ("", "s", "0s", "-1", "soon", "nan", "1m"):
-        with pytest.raises(UserError, match="600s"):
-            values.parse_interval(text)
-
-
 # Files ------------------------------------------------------------------------------------------
 
 

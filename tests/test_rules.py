@@ -26,7 +26,7 @@ def test_every_rule_concerns_a_knob():
 
 
 def test_every_number_and_word_has_a_rule():
-    free = ("logdir", "checkpoint", "log_keys_video", "expl_intr_scale", "expl_extr_scale")
+    free = ("log_keys_video", "expl_intr_scale", "expl_extr_scale")
     bare = [
         key
         for key, value in DEFAULTS.flat.items()
@@ -72,7 +72,13 @@ def test_every_number_and_word_has_a_rule():
         ({"render_size": [64]}, "2 values"),
         ({"encoder.cnn_kernels": [4, 0]}, "each at least 1"),
         ({"grad_heads": ["decodr"]}, "'decoder'"),
+        ({"logdir": "~nobody-of-that-name/x"}, "home directory exists"),
+        ({"time_limit": 48}, "replay.minlen = 50 rows"),
         ({"checkpoint_every": "soon"}, "600s"),
+        ({"checkpoint_every": "0s"}, "positive"),
+        ({"checkpoint_every": "0.5"}, "1e4 for agent steps"),
+        ({"checkpoint_every": "1_000"}, "1e4 for agent steps"),
+        ({"envs_parallel": "thread"}, "none, process"),
         ({"actor_ent": -1}, "at least 0"),
         ({"actor_grad_mix": "linear(0,2,100)"}, "between 0 and 1"),
         ({"actor_ent": "warmup(100,-1)"}, "at least 0"),

@@ -37,14 +37,15 @@ def test_phases_come_in_order(tmp_path):
     # 20 steps of prefill end inside the third episode of 7; then one random evaluation episode.
     order = [name for name, _ in world.events]
     assert order[:6] == ["agent", "update", "update", "report", "eval policy", "eval policy"]
-    assert world.events[:3] == [("agent", 20), ("update", 20), ("update", 20)]
+    # The agent comes before the prefill: what it refuses must cost no experience.
+    assert world.events[:3] == [("agent", 0), ("update", 20), ("update", 20)]
     assert order.index("train policy") > order.index("eval policy"), "it evaluates before it acts"
     assert order[-1] == "save"
 
 
 def test_prefill_goes_on_until_an_episode_has_ended(tmp_path):
     world = World(make_config(tmp_path, prefill=5), lengths=(12,)).run()
-    assert world.when("agent") == [12]
+    assert world.when("update")[0] == 12
 
 
 def test_environments_start_anew_after_the_prefill(tmp_path):
@@ -211,11 +212,11 @@ def test_a_signal_ends_the_run_and_loses_nothing(tmp_path, capsys, number, where
 
 def test_a_signal_in_the_prefill_ends_it(tmp_path, capsys):
     world = World(make_config(tmp_path), (7,), ("train step", 11)).run()
-    assert world.events == [] and world.steps == {"train": 11, "eval": 0}
+    assert world.events == [("agent", 0)] and world.steps == {"train": 11, "eval": 0}
     assert "Stopped at agent step 11" in capsys.readouterr().out
     world.run()
     assert "Continuing from agent step 11" in capsys.readouterr().out
-    assert world.when("agent") == [20] and world.steps["train"] == 80
+    assert world.when("update")[0] == 20 and world.steps["train"] == 80
 
 
 def test_a_signal_in_the_pretraining_ends_it(tmp_path):

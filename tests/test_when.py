@@ -116,6 +116,15 @@ def test_parse_every_names_the_knob_and_the_wrong_value(text):
         when.parse_every(text, knob="save_every")
 
 
+def test_an_interval_may_change_its_unit_across_a_resume():
+    steps, seconds = when.parse_every("20"), when.parse_every("600s")
+    fired(steps, range(30))
+    seconds.restore(json.loads(json.dumps(steps.state())))
+    assert not seconds(30), "an interval of time begins anew"
+    steps.restore(json.loads(json.dumps(seconds.state())))
+    assert fired(steps, range(31, 60)) == [31, 51], "a grid begins with the next step"
+
+
 def test_counter_counts_compares_and_survives_json():
     counter = Counter(3)
     counter.increment()

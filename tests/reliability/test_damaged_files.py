@@ -151,14 +151,47 @@ def test_changes_of_the_config_are_listed_and_harmless_ones_accepted(tmp_path, c
     assert said.count("Changed since") == 5, "it lists what did not change"
 
 
-def test_another_architecture_names_the_entry_and_changes_nothing(tmp_path, command):
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    status, said = run(LIGHT, *command, log=tmp_path / "log", PRECIOUS="1001")
+def contents(folder) -> dict:
+    """Path -> content of all files but the lock, which every start takes, and TensorBoard's."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"]
+    return {path: path.read_bytes() for path in files if "tfevents" not in path.name}
+
+
+@pytest.mark.parametrize(
+    "flags, environment, sentence",
+    [
+        # A longer prefill would collect first, were the checkpoint looked at only after it.
+        (
+            ["--prefill", "1000"],
+            {"PRECIOUS": "1001"},
+            "weights is [1000] in the checkpoint, [1001] in this model",
+        ),
+        # The steps of metrics.jsonl are frames: with another repeat all of them would be wrong.
+        (["--action_repeat", "2"], {}, "has action_repeat 1, not 2: give the flags"),
+        (["--task", "gym_Acrobot-v1"], {}, "has task gym_CartPole-v1, not gym_Acrobot-v1"),
+    ],
+)
+def test_a_command_that_is_refused_changes_nothing(flags, environment, sentence, tmp_path, command):
+    before = contents(tmp_path / "run")
+    status, said = run(LIGHT, *command, *flags, log=tmp_path / "log", **environment)
     assert status == 2 and "Traceback" not in said
-    assert "weights is [1000] in the checkpoint, [1001] in this model" in said
-    for path, content in before.items():
-        if path.name not in ("run.lock", "metrics.jsonl"):
-            assert path.read_bytes() == content, f"{path} was changed"
+    assert sentence in said
+    assert contents(tmp_path / "run") == before
+
+
+def test_an_interval_may_change_its_unit(tmp_path, command):
+    for interval, steps in (("600s", 250), ("40", 300)):
+        more = ["--checkpoint_every", interval, "--steps", steps]
+        status, said = run(LIGHT, *command, *more, log=tmp_path / "log")
+        assert status == 0 and f"Done: {steps}" in said, said[-3000:]
+
+
+def test_waiting_in_vain_for_a_long_enough_episode_ends_with_advice(tmp_path):
+    arguments = [*SHORT, "--replay.minlen", "50", "--replay.maxlen", "50"]
+    arguments += ["--logdir", tmp_path / "run"]
+    status, said = run(LIGHT, *arguments, log=tmp_path / "log", EPISODE="12 20")
+    assert status == 2 and "Traceback" not in said
+    assert "has at least minlen=50 rows" in said and "lower --replay.minlen" in said
 
 
 # --- TensorBoard ---
