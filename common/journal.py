@@ -1,8 +1,8 @@
 """The unfinished episode: appended to a file row by row, turned into an .npz when it ends.
 
 The journal takes the place of lists in memory: an episode of any length costs no anonymous memory,
-kill -9 loses at most the row being written, and flushing is one fsync. Every row carries a
-checksum, so a power failure cuts the episode at the last whole row.
+kill -9 loses at most the row being written, and flushing is one fsync. The header and every row
+carry a checksum, so a power failure cuts the episode at the last whole row.
 """
 
 import json
@@ -18,7 +18,7 @@ from dreamerv2.common.episodes import cannot_write
 from dreamerv2.common.npzlayout import Damaged
 
 JOURNAL_NAME = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32})\.journal")
-_MAGIC = b"dreamerv2 journal 1 "
+_MAGIC = b"dreamerv2 journal 2 "
 _CHECKSUM = "_crc32"
 
 
@@ -148,14 +148,18 @@ def stored_dtype(key: str, dtype: np.dtype) -> np.dtype:
 
 def _header(dtype: np.dtype) -> bytes:
     fields = [[key, dtype[key].base.str, dtype[key].shape] for key in dtype.names]
-    return _MAGIC + json.dumps(fields).encode() + b"\n"
+    text = json.dumps(fields).encode()
+    return _MAGIC + b"%08x " % zlib.crc32(text) + text + b"\n"
 
 
 def _parse_header(line: bytes) -> np.dtype:
     try:
         if not line.startswith(_MAGIC) or not line.endswith(b"\n"):
             raise ValueError("no journal header")
-        fields = json.loads(line[len(_MAGIC) :])
+        checksum, text = line[len(_MAGIC) : -1].split(b" ", 1)
+        if checksum != b"%08x" % zlib.crc32(text):
+            raise ValueError("its header is damaged")
+        fields = json.loads(text)
         dtype = np.dtype([(key, kind, tuple(shape)) for key, kind, shape in fields])
     except (ValueError, TypeError) as error:
         raise Damaged(f"no journal of an episode: {error}") from error

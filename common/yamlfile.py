@@ -63,14 +63,21 @@ def read_yaml(path: str | Path, depth: int = 1) -> dict[str, Any]:
 def write_yaml(path: str | Path, content: dict[str, Any]) -> None:
     """Write nested plain dicts and lists, complete or not at all.
 
+    The draft that a killed process leaves is written over by the next one.
+
     Raises:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        _yaml().dump(content, file)
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            _yaml().dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _yaml() -> YAML:

@@ -206,6 +206,19 @@ def test_a_journal_recovers_every_row_and_closes_it_as_truncated(tmp_path):
     assert not arrays["is_terminal"].any()
 
 
+def test_no_flipped_bit_in_a_journals_header_passes(tmp_path):
+    path = journal(tmp_path, 3).path
+    whole = path.read_bytes()
+    for place in range(8 * (whole.index(b"\n") + 1)):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(Damaged):
+            Journal.recover(path)
+    path.write_bytes(whole)
+    assert Journal.recover(path).rows == 3
+
+
 def test_a_journal_of_a_finished_episode_keeps_its_flags(tmp_path):
     arrays = Journal.recover(journal(tmp_path, 6, last=5).path).arrays()
     assert arrays["is_last"][-1] and arrays["is_terminal"][-1]
