@@ -1,5 +1,5 @@
 # DreamerV2 on an NVIDIA GPU; it also runs without one. The host needs its NVIDIA driver and the
-# NVIDIA container toolkit.
+# NVIDIA container toolkit. No image has been built from this file yet: say so if it fails.
 #
 #   docker build -t dreamerv2 .
 #   docker run -it --rm --gpus all -v ~/logdir:/logdir dreamerv2 \
@@ -25,7 +25,7 @@ ENV MUJOCO_GL=egl \
 WORKDIR /app
 COPY setup.py pyproject.toml LICENSE ./
 COPY dreamerv2/__init__.py dreamerv2/
-RUN python3 -m pip install --no-cache-dir '.[gpu,dmc,crafter,minigrid]'
+RUN python3 -m pip install --no-cache-dir '.[gpu,dmc,crafter,minigrid,video]'
 
 # The image's own cuDNN is version 8 and its CUDA 12.3, but TensorFlow since 2.18 wants cuDNN 9. The
 # `gpu` extra brought matching libraries: let the linker find those, and nothing of the image's before.
@@ -43,6 +43,8 @@ RUN python3 -m pip install --no-cache-dir --no-deps --force-reinstall -e . \
  && chown dreamer:dreamer /logdir
 
 USER dreamer
+# A user of another id has no home here: what libraries cache must have a place all the same.
+ENV HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
 # The commands answer, and what they import is there: a broken image stops here.
 RUN dreamerv2 --help > /dev/null && dreamerv2-plot --help > /dev/null
 VOLUME /logdir

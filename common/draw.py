@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dreamerv2.common.video import displayable
+
 BACK, INK, LINE = (16, 16, 20), (235, 235, 235), (90, 170, 255)
 
 
@@ -15,7 +17,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def rgb(frames: np.ndarray) -> np.ndarray:
-    """Give images [..., H, W, 1 or 3] three channels."""
+    """Give images [..., H, W, C] the three channels that are shown of them."""
+    frames = displayable(frames)
     return np.repeat(frames, 3, -1) if frames.shape[-1] == 1 else frames
 
 

@@ -34,7 +34,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def end_scripts_plainly() -> None:
     """Let a UserError that a script does not catch end it with its sentence and exit status 2.
 
-    A notebook keeps its own way of showing exceptions.
+    A notebook keeps its own way of showing exceptions, and a Python prompt stays open.
     """
     before = sys.excepthook
 
@@ -42,6 +42,7 @@ def end_scripts_plainly() -> None:
         if not isinstance(error, UserError):
             return before(kind, error, trace)
         print(f"Error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2)
+        if not hasattr(sys, "ps1"):  # which only an interactive interpreter has
+            raise SystemExit(2)
 
     sys.excepthook = hook

@@ -203,11 +203,12 @@ def _number(name: str, value: Any) -> int | float:
 
 def _pixels(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
     """Return ``value`` as uint8 of its own, so that the caller may go on changing his."""
-    if value.ndim != ndim or value.shape[-1] not in (1, 3) or 0 in value.shape:
+    if value.ndim != ndim or 0 in value.shape:
         layout = "[H, W, C]" if ndim == 3 else "[T, H, W, C]"
-        raise ValueError(f"'{name}' must be {layout} with C 1 or 3, not {list(value.shape)}.")
-    pixels = video_lib.to_uint8(value)
-    return pixels.copy() if pixels is value else pixels
+        raise ValueError(f"'{name}' must be {layout}, not {list(value.shape)}.")
+    shown = video_lib.displayable(value)
+    pixels = video_lib.to_uint8(shown)
+    return pixels.copy() if pixels is shown else pixels
 
 
 def _readable(value: int | float) -> str:

@@ -26,6 +26,14 @@ def to_uint8(frames: np.ndarray) -> np.ndarray:
     return (np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def displayable(frames: np.ndarray) -> np.ndarray:
+    """Return those channels of images [..., C] that a picture can have: 1 as they are, or 3.
+
+    Of four or more (transparency, stacked frames) the first three, of two the first.
+    """
+    return frames[..., : 3 if frames.shape[-1] >= 3 else 1]
+
+
 def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     """Encode a video as a GIF that loops forever.
 

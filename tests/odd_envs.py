@@ -6,7 +6,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 
 class Mixed(gymnasium.Env):
-    """Two images of different sizes, a matrix, a scalar, a choice and something to log.
+    """Two images (one of four channels), a matrix, a scalar, a choice and something to log.
 
     Args:
         bad: step at which the observation turns NaN; -1 never.
@@ -14,7 +14,7 @@ class Mixed(gymnasium.Env):
 
     observation_space = Dict(
         {
-            "front": Box(0, 255, (48, 40, 3), np.uint8),
+            "front": Box(0, 255, (48, 40, 4), np.uint8),
             "map": Box(0, 255, (20, 30), np.uint8),
             "joints": Box(-1, 1, (2, 2), np.float64),
             "speed": Box(-np.inf, np.inf, (), np.float32),
@@ -40,7 +40,7 @@ class Mixed(gymnasium.Env):
     def _observe(self):
         rng = self.np_random
         return {
-            "front": rng.integers(0, 256, (48, 40, 3), dtype=np.uint8),
+            "front": rng.integers(0, 256, (48, 40, 4), dtype=np.uint8),
             "map": rng.integers(0, 256, (20, 30), dtype=np.uint8),
             "joints": rng.uniform(-1, 1, (2, 2)),
             "speed": np.float32(np.nan if self.count == self.bad else self.count),

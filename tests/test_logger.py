@@ -110,7 +110,19 @@ def test_add_chooses_the_kind_by_the_number_of_dimensions():
     assert entries[1].value.shape == (24, 32, 1)
 
 
-@pytest.mark.parametrize("value", [np.zeros(3), np.zeros((2, 3, 4, 5, 3)), np.zeros((4, 4, 2))])
+@pytest.mark.parametrize("channels, shown", [(1, 1), (2, 1), (3, 3), (4, 3), (12, 3)])
+def test_of_many_channels_those_are_shown_that_a_picture_has(channels, shown):
+    memory, clip = Memory(), np.arange(3 * 4 * 5 * channels, dtype=np.uint8)
+    clip = clip.reshape(3, 4, 5, channels)
+    logger = Logger(Counter(), [memory])
+    logger.add({"image": clip[0], "clip": clip})
+    logger.write()
+    image, video = (entry.value for entry in memory.writes[0][1])
+    assert np.array_equal(image, clip[0, ..., :shown]) and np.array_equal(video, clip[..., :shown])
+    assert not np.shares_memory(video, clip), "it would change with its source"
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.zeros((2, 3, 4, 5, 3)), np.zeros((4, 0, 3))])
 def test_values_that_nobody_can_show_are_refused_by_name(value):
     with pytest.raises(ValueError, match="odd_thing"):
         Logger(Counter(), []).add({"thing": value}, "odd")

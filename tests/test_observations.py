@@ -39,7 +39,7 @@ def test_images_vectors_and_scalars_together_pass_through_the_whole_run(tmp_path
     assert {line["max_train_log_count"] for line in lines if "train_return" in line} == {12}
     assert {line["train_return"] for line in lines if "train_return" in line} == {6}
     rows = episodes(tmp_path)[0]
-    shapes = {"front": (64, 64, 3), "map": (64, 64, 1), "joints": (4,), "speed": (), "gear": (3,)}
+    shapes = {"front": (64, 64, 4), "map": (64, 64, 1), "joints": (4,), "speed": (), "gear": (3,)}
     assert {key: rows[key].shape[1:] for key in shapes} == shapes
     assert np.array_equal(rows["speed"], np.arange(13)), "the scalar is stored as it came"
     assert rows["is_terminal"].tolist() == [False] * 12 + [True]
