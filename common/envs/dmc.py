@@ -6,6 +6,7 @@ dmc_locom_TASK      dm_control.locomotion.examples.basic_rodent_2020, e.g. roden
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 
 import gymnasium
@@ -28,9 +29,14 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     """Make a task. The observation has its vectors, its own cameras, and 'image' of dmc_camera.
 
     Raises:
-      UserError: unknown task, or no way to render on this machine.
+      UserError: unknown task or camera, or no way to render on this machine.
     """
     render = rendering.choose_backend()
+    if not render and name.startswith(("manip_", "locom_")):
+        raise UserError(
+            f"The task 'dmc_{name}' observes camera images, so it needs rendering, which "
+            f"MUJOCO_GL = '{os.environ['MUJOCO_GL']}' switches off; unset it."
+        )
     camera = CAMERAS.get(name, 0) if config.dmc_camera == -1 else config.dmc_camera
     size = tuple(config.render_size) if render else None
     env = DMC(_loader(name), size, camera, config.action_repeat, seed)
@@ -47,6 +53,9 @@ class DMC(gymnasium.Env):
       size: height and width of the image, or None to leave it out.
       camera: number of the camera of the image.
       action_repeat: simulator steps for each step; rewards add up.
+
+    Raises:
+      UserError: the task has no such camera.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -61,6 +70,8 @@ class DMC(gymnasium.Env):
     ):
         self._load = load
         self._env = load(seed)
+        if size is not None:
+            _check_camera(camera, self._env.physics.model.ncam)
         self._size = size
         self.render_mode = "rgb_array" if size else None
         self._camera = camera
@@ -185,6 +196,14 @@ class _OwnRandomness:
         finally:
             self._state = np.random.get_state()  # noqa: NPY002
             np.random.set_state(others)  # noqa: NPY002
+
+
+def _check_camera(camera: int, count: int) -> None:
+    if not -1 <= camera < count:  # to MuJoCo, -1 is a camera that moves freely
+        raise UserError(
+            f"dmc_camera is {camera}, but the task has {count} cameras, which are numbered from 0; "
+            "-1 chooses the one that shows the task."
+        )
 
 
 def _size(spec) -> int:

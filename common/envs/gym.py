@@ -2,23 +2,37 @@
 
 import importlib.util
 import inspect
+import logging
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.envs import spaces, wrappers
+from dreamerv2.common.envs import rendering, spaces, worker, wrappers
 from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.hush import hushed
+
+_log = logging.getLogger(__name__)
 
 
 def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
     """Make a registered environment by its id, such as 'CartPole-v1' or 'module:Name-v0'.
 
+    Args:
+      config: as for `wrap`; with its mode 'eval', ``render()`` returns images if the environment
+        offers them (the evaluations of a training run film nothing).
+
     Raises:
-      UserError: neither gymnasium nor an installed old gym knows the id.
+      UserError: neither gymnasium nor an installed old gym knows the id, or it cannot be made.
     """
-    return _prepare(_registered(name), config)
+    env = _registered(name)
+    modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ()
+    if wrappers.option(config, "mode", "train") == "eval" and "rgb_array" in modes:
+        env = _rendering(name) or env
+    return _prepare(env, config)
 
 
 def wrap(env: Any, config: Mapping, seed: int | None = None) -> gymnasium.Env:
@@ -145,6 +159,8 @@ def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
 
 
 def _registered(name: str) -> Any:
+    if not re.fullmatch(r"([^:.][^:]*:)?[^:]+", name):
+        raise UserError(f"'gym_{name}' is no task; write gym_NAME-v0 or gym_MODULE:NAME-v0.")
     try:
         # CheckSpaces takes the place of gymnasium's own checker, which is slow.
         return gymnasium.make(name, disable_env_checker=True)
@@ -155,8 +171,30 @@ def _registered(name: str) -> Any:
         raise UserError(
             f"gymnasium knows no environment '{name}'.{nearest(name, gymnasium.registry)}"
         ) from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+    except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"gymnasium cannot make '{name}': {error}") from error
+
+
+def _rendering(name: str) -> gymnasium.Env | None:
+    """The environment with rendered images, or None if it has none to show on this machine."""
+    env = None
+    try:
+        env = gymnasium.make(name, disable_env_checker=True, render_mode="rgb_array")
+        # MuJoCo needs a backend that works here. Importing it may have loaded OSMesa by now, which
+        # is too late for rendering.keep_apart, so only a worker, without TensorFlow, may use it.
+        simulated = any(hasattr(env.unwrapped, part) for part in ("mujoco_renderer", "model"))
+        mujoco = simulated and "mujoco" in sys.modules
+        if not mujoco or (worker.serving and rendering.choose_backend()):
+            env.reset()
+            with hushed():  # SDL complains where there is no desktop
+                frame = np.asarray(env.render())
+            if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
+                return env
+    except Exception as error:
+        _log.info("The environment '%s' renders no images: %s", name, error)
+    if env is not None:
+        env.close()
+    return None
 
 
 def _old_gym(name: str) -> Any:

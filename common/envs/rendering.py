@@ -17,14 +17,18 @@ from dreamerv2.common.errors import UserError
 from dreamerv2.common.hush import hushed
 
 PACKAGES = {"egl": "libegl1", "osmesa": "libosmesa6"}  # backend -> Debian package
-NO_RENDERING = ("off", "disable", "disabled", "false", "0")  # values of MUJOCO_GL
+# Values of MUJOCO_GL, as dm_control spells them.
+NO_RENDERING = ("off", "disable", "disabled", "false", "0")
+WINDOW = ("glfw", "on", "enable", "enabled", "true", "1")
 
-# Renders once, then says which of Mesa's drivers that has brought into the process: the classic
-# ones, the single one since Mesa 24, and OSMesa. Without /proc (not Linux) it names none.
+# Prepares to render, then says which of Mesa's drivers that has brought into the process: the
+# classic ones, the single one since Mesa 24, and OSMesa. Without /proc (not Linux) it names none.
 _PROBE = r"""
 import json, os, re, mujoco
 context = mujoco.GLContext(8, 8)
 context.make_current()
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100).free()
 lines = list(open("/proc/self/maps")) if os.path.exists("/proc/self/maps") else []
 files = {line.split(maxsplit=5)[-1].strip() for line in lines if "/" in line}
 names = re.compile(r"(\w+_dri|libgallium.*|libOSMesa)\.so")
@@ -47,10 +51,11 @@ def choose_backend() -> bool:
     """Set MUJOCO_GL to what works here, unless it is set; False if rendering is switched off.
 
     Raises:
-      UserError: the backend that is set does not work, or neither EGL nor OSMesa does.
+      UserError: the backend that is set is unknown or does not work, or neither EGL nor OSMesa
+        does.
     """
-    chosen = os.environ.get("MUJOCO_GL")
-    if chosen is not None and chosen.lower() in NO_RENDERING:
+    chosen = os.environ.get("MUJOCO_GL") or None  # empty is as good as unset
+    if chosen in NO_RENDERING:
         return False
     loaded = sys.modules.get("dm_control._render")
     if loaded is not None:  # it chose already, and chooses only once
@@ -63,12 +68,19 @@ def choose_backend() -> bool:
 
 
 def _use_chosen(backend: str) -> None:
+    known = (*PACKAGES, *WINDOW, *NO_RENDERING)
+    if backend not in known:
+        raise UserError(
+            f"MUJOCO_GL is set to '{backend}', but must be one of {', '.join(known)}, in small "
+            "letters, or unset."
+        )
     problem, drivers = probe(backend)
     if problem:
-        package = PACKAGES.get(backend, PACKAGES["egl"])
+        package = PACKAGES.get(backend)
+        remedy = f"install the Debian package {package}" if package else "set it to egl or osmesa"
         raise UserError(
-            f"MUJOCO_GL is set to '{backend}', which does not work here ({problem}); install "
-            f"the Debian package {package}, or unset MUJOCO_GL."
+            f"MUJOCO_GL is set to '{backend}', which does not work here ({problem}); {remedy}, or "
+            "unset MUJOCO_GL."
         )
     keep_apart(drivers)
 

@@ -149,18 +149,33 @@ def _vector(space: Box | MultiBinary) -> tuple[Box, Callable]:
 
     def convert(value):
         value = np.asarray(value)
-        if value.shape == space.shape:  # otherwise left for CheckSpaces to name the wrong shape
+        if value.dtype.kind not in "fiub":  # left for CheckSpaces to name, as is a wrong shape
+            return value
+        if not _can_hold(space.dtype, value):
+            raise ValueError(f"{value.dtype} values, where the space has {space.dtype}")
+        if value.shape == space.shape:
             value = value.reshape(shape)
-        return value.astype(np.float32) if value.dtype.kind in "fiub" else value
+        return value.astype(np.float32)
 
     return Box(-np.inf, np.inf, shape, np.float32), convert
+
+
+def _can_hold(dtype: np.dtype, value: np.ndarray) -> bool:
+    """Whether the dtype is of the same kind, or at least has room for these very values."""
+    if np.can_cast(value.dtype, dtype, "same_kind"):
+        return True
+    with np.errstate(invalid="ignore"):  # NaN, which no integer can be
+        return bool((value.astype(dtype) == value).all())
 
 
 def _one_hots(sizes: np.ndarray, starts: np.ndarray) -> tuple[Box, Callable]:
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
 
     def convert(value):
-        indices = np.asarray(value).ravel() - starts
+        indices = np.asarray(value).ravel()
+        if indices.size != sizes.size:
+            raise ValueError(f"{indices.size} entries instead of {sizes.size}")
+        indices = indices - starts
         if ((indices < 0) | (indices >= sizes)).any():
             raise ValueError(f"{value} is out of range")
         result = np.zeros(int(sizes.sum()), np.float32)

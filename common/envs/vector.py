@@ -152,7 +152,8 @@ class ProcessVectorEnv(BatchedEnv):
       constructors: they travel by cloudpickle.
       restarts: how often, for each environment, a worker that hangs or dies is started again; its
         episode is marked as truncated. (Exceptions are handled inside the worker, by ``Restart``.)
-      timeout: seconds that a worker may take to answer; 0 waits forever.
+      timeout: seconds that a worker may take to answer, at least 60 of them for making its
+        environment; 0 waits forever.
 
     Raises (in any method):
       The environment's own exception, caused by one that shows the worker's traceback;
@@ -174,7 +175,7 @@ class ProcessVectorEnv(BatchedEnv):
         try:
             for payload in self._constructors:  # one by one: an interrupt must find all of them
                 self._workers.append(_Worker(payload))
-            self._describe([w.receive("start", 0) for w in self._workers])
+            self._describe([self._receive(i, "start") for i in range(len(self._workers))])
         except BaseException:
             self.close()
             raise
@@ -205,28 +206,42 @@ class ProcessVectorEnv(BatchedEnv):
         return self._workers[index].receive(command, self._timeout, lambda: self._deadline)
 
     def _revive(self, index: int, command: str, error: Exception) -> Any:
-        """Start a dead or hung worker again and answer in its place."""
-        if command == "step" and time.monotonic() >= self._deadline:
-            self._workers[index].close(terminate=True)
-            return self._rows[index], 0.0, False, True, {}
-        if self._left[index] <= 0 or command in ("render", "inner"):
-            raise error
-        self._left[index] -= 1
-        _log.warning(
-            "Environment %d is started again (%d restarts left). %s",
-            index,
-            self._left[index],
-            error,
-        )
+        """Start a dead or hung worker again, until it answers or no restart is left."""
+        while True:
+            stopped = time.monotonic() >= self._deadline
+            if stopped and command == "step":
+                self._workers[index].close(terminate=True)
+                return self._truncated(index)
+            if stopped or self._left[index] <= 0 or command in ("render", "inner"):
+                raise error
+            self._left[index] -= 1
+            _log.warning(
+                "Environment %d is started again (%d restarts left). %s",
+                index,
+                self._left[index],
+                error,
+            )
+            try:
+                return self._begin_again(index, command)
+            except UserError:
+                raise
+            except Exception as failure:
+                error = failure
+
+    def _begin_again(self, index: int, command: str) -> Any:
+        """Put a new worker in the place of the old one and answer the command."""
         self._workers[index].close(terminate=True)
         self._workers[index] = _Worker(self._constructors[index])
-        self._workers[index].receive("start", 0)
+        self._receive(index, "start")
         if command == "step":
-            return self._rows[index], 0.0, False, True, {}
+            return self._truncated(index)
         # The constructor's own seed would play the first episode again.
         seed = int(np.random.SeedSequence().generate_state(1)[0])
         self._workers[index].send("reset", (seed, None))
         return self._receive(index, "reset")
+
+    def _truncated(self, index: int) -> tuple:
+        return self._rows[index], 0.0, False, True, {}
 
     def close_extras(self, terminate: bool = False, **kwargs) -> None:
         """Close every environment and wait until its process has ended."""
@@ -239,6 +254,7 @@ class _Worker:
 
     PATIENCE = 5.0  # seconds between asking a worker to close and killing it
     SLICE = 0.5  # seconds between two looks at the deadline while a worker does not answer
+    MAKING = 60.0  # seconds that making an environment may take, even where a step may not
 
     def __init__(self, constructor: bytes):
         self._dump = tempfile.TemporaryFile()
@@ -267,12 +283,18 @@ class _Worker:
         self, command: str, timeout: float, deadline: Callable[[], float] = lambda: math.inf
     ) -> Any:
         """The answer to the command, or the worker's exception, raised here."""
+        limit = f"within env_timeout = {timeout:g} seconds"
+        if command == "start" and 0 < timeout < self.MAKING:
+            timeout = self.MAKING
+            limit = f"within {timeout:g} seconds (more than env_timeout, for making it)"
         latest = time.monotonic() + (timeout if timeout > 0 else math.inf)
         while not self._pipe.poll(max(0.0, min(self.SLICE, latest - time.monotonic()))):
-            if time.monotonic() >= min(latest, deadline()):
+            now = time.monotonic()
+            if now >= min(latest, deadline()):
+                limit = limit if now >= latest else "before the run was stopped"
                 raise TimeoutError(
-                    f"The environment did not finish '{command}' within env_timeout = {timeout:g} "
-                    f"seconds, or before the run was stopped. It hangs here:\n{self._where()}"
+                    f"The environment did not finish '{command}' {limit}. "
+                    f"It hangs here:\n{self._where()}"
                 )
         try:
             result, failure = self._pipe.recv()
@@ -302,12 +324,18 @@ class _Worker:
 
     def _where(self) -> str:
         self._process.send_signal(worker.DUMP_SIGNAL)
-        time.sleep(0.2)  # the worker has no other way to say that it is done writing
-        return self._read_dump()
+        latest = time.monotonic() + self.PATIENCE
+        before, text = None, ""
+        # The worker has no way to say that it is done writing: until nothing more comes.
+        while (not text or text != before) and time.monotonic() < latest:
+            time.sleep(0.1)
+            before, text = text, self._read_dump()
+        return text
 
     def _read_dump(self) -> str:
-        self._dump.seek(0)
-        return self._dump.read().decode(errors="replace").strip()
+        # Not seek and read: they would move the place where the worker is writing.
+        dump = os.pread(self._dump.fileno(), 2**20, 0)
+        return dump.decode(errors="replace").strip()
 
 
 def _import_path() -> Iterable[str]:

@@ -97,14 +97,15 @@ class OneHotAction(gymnasium.Wrapper):
 
 
 class NormalizeAction(gymnasium.Wrapper):
-    """Scale bounded dimensions to [-1, 1]; unbounded ones pass unchanged. Actions are float32 [A],
-    whatever shape and precision the environment's own have."""
+    """Scale bounded dimensions to [-1, 1]; the others pass unchanged, up to the one bound that they
+    may have. Actions are float32 [A], whatever shape and precision the environment's own have."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         space = env.action_space
         low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
         self._inner = space
+        self._limits = low, high
         self._bounded = np.isfinite(low) & np.isfinite(high)
         self._low = np.where(self._bounded, low, -1)
         self._high = np.where(self._bounded, high, 1)
@@ -120,9 +121,9 @@ class NormalizeAction(gymnasium.Wrapper):
                 f"Expected an action of shape {self.action_space.shape}, not {action.shape}."
             )
         scaled = self._low + (action.astype(np.float64) + 1) / 2 * (self._high - self._low)
-        # A rounding error beyond the bound makes some simulators refuse the action.
-        scaled = np.clip(scaled, self._low, self._high)
         scaled = np.where(self._bounded, scaled, action)
+        # A rounding error beyond the bound makes some simulators refuse the action.
+        scaled = np.clip(scaled, *self._limits)
         return self.env.step(scaled.reshape(self._inner.shape).astype(self._inner.dtype))
 
 
@@ -185,7 +186,8 @@ class CheckSpaces(gymnasium.Wrapper):
 
     Raises:
       UserError: names the key, what came and what was expected: at construction for spaces outside
-        the contract, in reset and step for a missing key, wrong shape or wrong dtype.
+        the contract, in reset and step for a missing key, wrong shape or wrong dtype, and for a
+        reward that is no number.
       NotFinite: NaN or Inf, as well in the reward.
     """
 
@@ -205,6 +207,7 @@ class CheckSpaces(gymnasium.Wrapper):
     def step(self, action: Any):
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._check(obs)
+        reward = _number(reward)
         if not np.isfinite(reward):
             message = f"The environment returned the reward {reward}; it must be finite."
             raise NotFinite(message, {**obs, "reward": reward, "action": action})
@@ -228,12 +231,22 @@ class CheckSpaces(gymnasium.Wrapper):
                 )
 
 
+def _number(reward: Any) -> float:
+    if isinstance(reward, float | int):
+        return reward
+    value = np.asarray(reward)
+    if value.size != 1 or value.dtype.kind not in "fiub":
+        raise UserError(f"The environment returned the reward {reward!r}; it must be a number.")
+    return float(value.item())
+
+
 class Restart(gymnasium.Wrapper):
     """Make a new environment when one fails, at most ``restarts`` times.
 
     A failure inside an episode ends it as truncated: the last observation is returned once more,
-    with reward 0. A failure in reset is tried again. When no restart is left, the exception goes on
-    to the caller. A ``UserError`` always does, because a new environment would repeat it.
+    with reward 0. A failure in reset is tried again, as is one in making the new environment. When
+    no restart is left, the exception goes on to the caller. A ``UserError`` always does, because a
+    new environment would repeat it.
 
     Args:
       constructor: called as ``constructor(seed=...)``.
@@ -269,6 +282,17 @@ class Restart(gymnasium.Wrapper):
         return result
 
     def _renew(self, error: Exception, where: str) -> None:
+        self._count(error, where)
+        self._close_broken()
+        while True:
+            self._next_seed = int(self._seeds.spawn(1)[0].generate_state(1)[0])
+            try:
+                self.env = self._constructor(seed=self._next_seed)
+                return
+            except Exception as failure:
+                self._count(failure, "its constructor")
+
+    def _count(self, error: Exception, where: str) -> None:
         if self._left <= 0 or isinstance(error, UserError):
             raise error
         self._left -= 1
@@ -278,9 +302,6 @@ class Restart(gymnasium.Wrapper):
             self._left,
             exc_info=error,
         )
-        self._close_broken()
-        self._next_seed = int(self._seeds.spawn(1)[0].generate_state(1)[0])
-        self.env = self._constructor(seed=self._next_seed)
 
     def _close_broken(self) -> None:
         try:

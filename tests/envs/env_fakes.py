@@ -56,13 +56,14 @@ class Failing(Counting):
     """Fails in the ways and at the steps given: {step: 'raise' | 'hang' | 'die'}; -1 is reset.
 
     Args:
-      once: a path; the failure happens only as long as no file is there, and makes one.
+      once: a path; each failure adds a byte to that file, and `times` bytes are enough.
     """
 
-    def __init__(self, failures, once=None, lengths=(5,)):
+    def __init__(self, failures, once=None, lengths=(5,), times=1):
         super().__init__(lengths)
         self.failures = failures
         self.once = once
+        self.times = times
 
     def reset(self, *, seed=None, options=None):
         self._fail(-1)
@@ -75,10 +76,13 @@ class Failing(Counting):
 
     def _fail(self, step):
         kind = self.failures.get(step)
-        if kind is None or (self.once and os.path.exists(self.once)):
+        if kind is None:
             return
         if self.once:
-            open(self.once, "w").close()
+            with open(self.once, "ab") as file:
+                if file.tell() >= self.times:
+                    return
+                file.write(b".")
         if kind == "raise":
             raise ValueError(f"broken physics in step {step}")
         if kind == "hang":

@@ -53,6 +53,60 @@ def test_a_missing_dependency_is_said_in_a_sentence():
         make_env("gym_Missing-v0", env_config())
 
 
+@pytest.mark.parametrize("name", ["Ant-v3", "GymV21Environment-v0"])
+@pytest.mark.filterwarnings("ignore")
+def test_an_environment_that_moved_away_is_said_in_a_sentence(name):
+    with pytest.raises(UserError, match=f"cannot make '{name}': .*(robotics|shimmy)"):
+        make_env(f"gym_{name}", env_config())
+
+
+@pytest.mark.parametrize("name", [":", ":CartPole-v1", "gymnasium:", ".x:A-v0", "a:b:C-v0"])
+def test_a_malformed_name_says_the_right_form(name):
+    with pytest.raises(UserError, match="is no task; write gym_NAME-v0 or gym_MODULE:NAME-v0"):
+        make_env(f"gym_{name}", env_config())
+
+
+class Filmed(gymnasium.Env):
+    """Shows a picture; ``broken`` names what fails when it is asked to."""
+
+    metadata = {"render_modes": ["human", "rgb_array"]}
+    observation_space = spaces.Box(0, 1, (1,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, render_mode=None, broken=""):
+        self.render_mode, self.broken = render_mode, broken
+        if broken == "make" and render_mode:
+            raise RuntimeError("no display")
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def render(self):
+        if self.broken == "render":
+            raise RuntimeError("no display")
+        return np.zeros((4, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "broken", "expected"),
+    [
+        ("eval", "", "rgb_array"),
+        ("train", "", None),
+        ("eval", "make", None),
+        ("eval", "render", None),
+    ],
+)
+def test_evaluation_renders_what_can_be_rendered(mode, broken, expected):
+    gymnasium.register(f"Filmed{broken}-v0", entry_point=Filmed, kwargs={"broken": broken})
+    try:
+        env = make_env(f"gym_Filmed{broken}-v0", env_config(mode=mode))
+    finally:
+        del gymnasium.registry[f"Filmed{broken}-v0"]
+    assert env.unwrapped.render_mode == expected
+    assert env.reset()[0]["observation"].tolist() == [0]
+    assert expected is None or env.render().shape == (4, 5, 3)
+
+
 class Observes(gymnasium.Env):
     """One observation, again and again."""
 
@@ -80,7 +134,12 @@ IMAGE = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         (spaces.Box(-1, 1, (), np.float32), 0.5, {"observation": 0.5}),
         (spaces.Box(0, 9, (2, 2), np.int64), [[1, 2], [3, 4]], {"observation": [1, 2, 3, 4]}),
         (spaces.Box(0, 255, (3,), np.uint8), [1, 2, 255], {"observation": [1, 2, 255]}),
+        (spaces.Box(0, 255, (2,), np.int64), [1.0, 2.0], {"observation": [1, 2]}),
+        (spaces.Box(0, 1, (2,), np.int64), [True, False], {"observation": [1, 0]}),
+        (spaces.Box(0, 9, (2,), np.float32), [3, 4], {"observation": [3, 4]}),
         (spaces.Discrete(3, start=4), 5, {"observation": [0, 1, 0]}),
+        (spaces.Discrete(3, start=4), [5], {"observation": [0, 1, 0]}),
+        (spaces.MultiBinary(2), [True, False], {"observation": [1, 0]}),
         (spaces.MultiDiscrete([2, 3]), [1, 2], {"observation": [0, 1, 0, 0, 1]}),
         (spaces.MultiBinary(2), [1, 0], {"observation": [1, 0]}),
         (
@@ -119,6 +178,11 @@ def test_unsupported_observations_are_refused_by_key():
         (spaces.Box(0, 255, (2, 2, 3), np.uint8), IMAGE / 255, r"float64 \[2, 2, 3\]; .* uint8"),
         (spaces.Box(0, 1, (2, 2)), np.zeros((2, 3)), r"\[2, 3\]; .* float32 \[4\]"),
         (spaces.Discrete(3), 3, "'observation' .* out of range"),
+        (spaces.Discrete(3), [0, 1], "does not fit its space .*2 entries instead of 1"),
+        (spaces.MultiDiscrete([2, 3]), 1, "does not fit its space .*1 entries instead of 2"),
+        (spaces.Box(0, 9, (1,), np.int64), [0.5], "float64 values, where the space has int64"),
+        (spaces.Box(0, 9, (1,), np.int64), [np.nan], "float64 values, where the space has int64"),
+        (spaces.Box(0, 255, (1,), np.uint8), [-1], "int64 values, where the space has uint8"),
         (spaces.Dict({"x": spaces.Box(0, 1, (1,))}), {"y": [0.0]}, "'x' is missing"),
         (spaces.Box(0, 1, (1,)), [np.nan], "'observation' contains NaN"),
     ],

@@ -48,6 +48,21 @@ def test_dmc_says_which_package_makes_a_chosen_backend_work():
         assert "install the Debian package libosmesa6, or unset MUJOCO_GL" in output
 
 
+@pytest.mark.skipif("DISPLAY" in os.environ, reason="GLFW needs a display, and here is one")
+def test_dmc_says_what_works_instead_of_a_window():
+    said = with_mujoco_gl("glfw")
+    assert "does not work here" in said and "set it to egl or osmesa, or unset MUJOCO_GL" in said
+
+
+def test_dmc_takes_an_empty_choice_for_none():
+    assert with_mujoco_gl("").split()[0] in ("egl", "osmesa")
+
+
+@pytest.mark.parametrize("value", ["EGL", "Off"])
+def test_dmc_names_the_backends_where_an_unknown_one_is_chosen(value):
+    assert f"MUJOCO_GL is set to '{value}', but must be one of egl, osmesa" in with_mujoco_gl(value)
+
+
 def test_dmc_says_which_packages_help_where_nothing_renders(monkeypatch):
     from dreamerv2.common.envs import rendering
 

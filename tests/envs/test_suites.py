@@ -148,6 +148,20 @@ def test_dmc_camera_of_the_quadruped_is_the_third():
 
 
 @DMC
+def test_dmc_says_how_many_cameras_there_are():
+    with pytest.raises(UserError, match="dmc_camera is 99, but the task has 2 cameras"):
+        make_env("dmc_cartpole_balance", env_config(dmc_camera=99))
+
+
+@DMC
+@pytest.mark.parametrize("task", ["manip_reach_site", "locom_rodent_two_touch"])
+def test_dmc_tasks_that_see_need_rendering(task, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "off")
+    with pytest.raises(UserError, match=f"'dmc_{task}' .* needs rendering, .* 'off' .* unset it"):
+        make_env(f"dmc_{task}", env_config())
+
+
+@DMC
 @pytest.mark.parametrize(
     ("task", "message"),
     [

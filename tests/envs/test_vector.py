@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import gymnasium
@@ -11,6 +12,7 @@ from env_contract import env_config
 from env_fakes import Counting, Failing
 
 from dreamerv2.common.envs import make_vector_env, vectorize
+from dreamerv2.common.envs import vector as vectors
 from dreamerv2.common.errors import UserError
 
 ACTIONS = np.eye(3, dtype=np.float32)[[0, 1]]
@@ -121,9 +123,9 @@ def test_a_worker_that_dies_is_reported(vector):
 
 
 def test_a_hung_worker_is_reported_with_the_place_where_it_hangs(vector):
-    envs = vector([Counting, lambda: Failing({1: "hang"})], "process", env_config(env_timeout=0.5))
+    envs = vector([Counting, lambda: Failing({1: "hang"})], "process", env_config(env_timeout=3))
     pids = envs.reset()[0]["pid"]
-    with pytest.raises(TimeoutError, match="(?s)'step' within env_timeout = 0.5.*_wait_forever"):
+    with pytest.raises(TimeoutError, match="(?s)'step' within env_timeout = 3 sec.*_wait_forever"):
         envs.step(ACTIONS)
     assert not any(alive(pid) for pid in pids), "the hung worker lives on"
 
@@ -144,11 +146,53 @@ def test_a_lost_worker_is_started_again_and_its_episode_truncated(vector, tmp_pa
     assert envs.step(ACTIONS)[0]["step"].tolist() == [[3], [1]]
 
 
-def test_a_hanging_reset_is_tried_again_in_a_new_worker(vector, tmp_path):
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_hanging_reset_is_tried_again_in_a_new_worker(vector, tmp_path, times):
     once = str(tmp_path / "failed")
-    config = env_config(env_timeout=2, env_restarts=1)
-    envs = vector([lambda: Failing({-1: "hang"}, once)], "process", config)
+    config = env_config(env_timeout=2, env_restarts=times)
+    envs = vector([lambda: Failing({-1: "hang"}, once, times=times)], "process", config)
     assert envs.reset()[0]["step"].tolist() == [[0]]
+
+
+def test_a_worker_that_fails_while_it_starts_again_is_started_once_more(vector, tmp_path):
+    made = tmp_path / "made"
+
+    def construct():
+        with made.open("a") as file:
+            file.write(".")
+        if made.stat().st_size == 2:
+            raise OSError("no licence")
+        return Failing({1: "die"}, str(tmp_path / "failed"))
+
+    envs = vector([construct], "process", env_config(env_restarts=2))
+    envs.reset()
+    assert envs.step(ACTIONS[:1])[3].tolist() == [True]
+    assert envs.reset()[0]["step"].tolist() == [[0]] and made.stat().st_size == 3
+
+
+def test_a_constructor_that_hangs_is_reported(monkeypatch):
+    monkeypatch.setattr(vectors._Worker, "MAKING", 4.0)
+    with pytest.raises(TimeoutError, match=r"'start' within 4 seconds \(more than env_timeout"):
+        vectorize([lambda: time.sleep(1000)], "process", env_config(env_timeout=1))
+
+
+def test_a_stop_does_not_try_a_hanging_reset_again(vector, caplog):
+    config = env_config(env_timeout=600, env_restarts=3)
+    envs = vector([lambda: Failing({-1: "hang"})], "process", config)
+    envs.hurry(0.5)
+    with pytest.raises(TimeoutError, match="'reset' before the run was stopped"):
+        envs.reset()
+    assert "restarts left" not in caplog.text
+
+
+def test_a_dump_that_comes_late_is_waited_for(vector):
+    envs = vector([lambda: Failing({1: "hang"})], "process", env_config(env_timeout=2))
+    envs.reset()
+    process = envs._workers[0]._process
+    os.kill(process.pid, signal.SIGSTOP)  # as if the machine had no time for it
+    threading.Timer(3.5, os.kill, (process.pid, signal.SIGCONT)).start()
+    with pytest.raises(TimeoutError, match='File ".*", line'):
+        envs.step(ACTIONS[:1])
 
 
 def test_different_spaces_are_refused(vector):

@@ -58,6 +58,19 @@ def test_a_reward_that_is_nan_is_named():
         env.step(0)
 
 
+@pytest.mark.parametrize("reward", [None, "1", np.array([1.0, 2.0]), np.array([]), [None]])
+def test_a_reward_that_is_no_number_is_named(reward):
+    env = wrappers.CheckSpaces(Scripted(VECTOR, GOOD, reward=reward))
+    with pytest.raises(UserError, match="returned the reward .*; it must be a number"):
+        env.step(0)
+
+
+@pytest.mark.parametrize("reward", [1, True, 1.0, np.float32(1), np.array([1.0]), np.array(1)])
+def test_numbers_of_any_kind_are_rewards(reward):
+    got = wrappers.CheckSpaces(Scripted(VECTOR, GOOD, reward=reward)).step(0)[1]
+    assert isinstance(got, float | int) and got == 1
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -101,7 +114,7 @@ def test_one_hot_space_draws_every_choice():
     assert space != OneHotSpace(5) and space != Box(0, 1, (4,), np.float32)
 
 
-def test_bounded_actions_are_scaled_and_unbounded_ones_pass():
+def test_bounded_actions_are_scaled_and_others_pass_up_to_their_one_bound():
     low = np.array([[0, -np.inf], [-2, 0]])
     high = np.array([[10, np.inf], [2, np.inf]])
     inner = Scripted(VECTOR, *[GOOD] * 4, actions=Box(low, high, dtype=np.float64))
@@ -110,7 +123,7 @@ def test_bounded_actions_are_scaled_and_unbounded_ones_pass():
     assert env.action_space.high.tolist() == [1, np.inf, 1, np.inf]
     env.step(np.array([-1, 7, 0.5, -3], np.float32))
     env.step(np.array([1.0000001, -7, -1, 0], np.float32))
-    assert inner.seen[0].tolist() == [[0, 7], [1, -3]] and inner.seen[0].dtype == np.float64
+    assert inner.seen[0].tolist() == [[0, 7], [1, 0]] and inner.seen[0].dtype == np.float64
     assert inner.seen[1].tolist() == [[10, -7], [-2, 0]], "a rounding error passed the bound"
     with pytest.raises(ValueError, match="shape"):
         env.step(np.zeros((1, 4), np.float32))
@@ -219,6 +232,27 @@ def test_restarts_run_out(step):
             env.reset()
             env.step(None)
     assert len(Fragile.made) == 3, "made a different number of times than once and two restarts"
+
+
+@pytest.mark.parametrize("restarts", [3, 2])
+def test_a_constructor_that_fails_is_tried_again_as_well(tmp_path, restarts, caplog):
+    made = []
+
+    def construct(seed):
+        made.append(seed)
+        if len(made) in (2, 3):
+            raise ValueError("no licence")
+        return Failing({1: "raise"}, str(tmp_path / "failed"))
+
+    env = wrappers.Restart(construct, restarts, seed=0)
+    env.reset()
+    if restarts == 2:
+        with pytest.raises(ValueError, match="no licence"):
+            env.step(None)
+        return
+    assert env.step(None)[1:4] == (0.0, False, True)
+    assert env.reset()[0]["step"] == [0] and len(set(made)) == 4
+    assert "failed in its constructor and is made anew (0 restarts left)" in caplog.text
 
 
 def test_a_user_error_is_not_tried_again():
