@@ -44,7 +44,7 @@ RUN python3 -m pip install --no-cache-dir --no-deps --force-reinstall -e . \
 
 USER dreamer
 # A user of another id has no home here: what libraries cache must have a place all the same.
-ENV HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
+ENV HOME=/tmp
 # The commands answer, and what they import is there: a broken image stops here.
 RUN dreamerv2 --help > /dev/null && dreamerv2-plot --help > /dev/null
 VOLUME /logdir

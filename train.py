@@ -309,7 +309,8 @@ def run(
     if not own and not os.path.isfile(logdir / "config.yaml"):
         envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
     with RunLock(logdir):
-        saved.prepare(config, logdir)
+        # The steps in metrics.jsonl are frames. A library user's task is but a name.
+        saved.prepare(config, logdir, ["action_repeat"] if own else ["action_repeat", "task"])
         print(config, describe(config), sep="\n", flush=True)
         train(config, make_envs, make_agent, outputs)
 

@@ -186,7 +186,7 @@ def validate(config: Config) -> None:
                 stop = "" if wanted.endswith("?") else "."
                 raise UserError(f"--{key} {show(value)} is not possible: it must be {wanted}{stop}")
     _validate_lengths(config.replay)
-    if 0 < config.time_limit < config.replay.minlen - 1:
+    if config.mode == "train" and 0 < config.time_limit < config.replay.minlen - 1:
         raise UserError(
             f"--time_limit {config.time_limit} is not possible: episodes must have at least "
             f"replay.minlen = {config.replay.minlen} rows, one more than steps, to learn from."

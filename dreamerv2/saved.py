@@ -5,7 +5,7 @@ file.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,21 +182,23 @@ def _newest(run: Path, limit: int) -> Iterator[StoredEpisode]:
                 return
 
 
-def prepare(config: Config, logdir: Path) -> None:
+def prepare(config: Config, logdir: Path, fixed: Sequence[str]) -> None:
     """Put the config into a new run directory, or name what changed since the last start.
 
     A run that continues takes over its new config (`train` saves it) once its checkpoint has turned
     out to fit: a mistake must not overwrite the config that the checkpoint was made with.
 
+    Args:
+        fixed: keys whose values a run keeps.
+
     Raises:
-        UserError: the directory cannot be written, its config not read, or what its experience and
-            metrics are about has changed.
+        UserError: the directory cannot be written, its config not read, or a fixed value changed.
     """
     path = logdir / "config.yaml"
     if not path.exists():
         save_config(config)
     before, now = Config.load(path).flat, config.flat
-    for key in ("task", "action_repeat"):
+    for key in fixed:
         if before.get(key, now[key]) != now[key]:
             raise UserError(
                 f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
