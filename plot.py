@@ -23,6 +23,7 @@ from dreamerv2.common import scores, stats
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.figures import (
     PALETTES,
+    check_limits,
     draw_intervals,
     draw_profiles,
     gray_line,
@@ -32,7 +33,7 @@ from dreamerv2.common.figures import (
     panels,
     short,
 )
-from dreamerv2.common.results import Curve, Run, write_results
+from dreamerv2.common.results import Curve, Run, make_folder, write_results
 from dreamerv2.common.runs import Loaded, distinct, order, select
 from dreamerv2.common.runs import load as load_runs
 
@@ -76,14 +77,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def make_plots(args: argparse.Namespace) -> None:
     """Load, aggregate, draw and write everything that the flags ask for."""
     args.baselines = scores.baselines(args.baselines)
+    check_limits("--xlim", args.xlim)
+    check_limits("--ylim", args.ylim)
     data = load(args)
     runs = stats.bin_runs(data.runs, args.bins)
     curves = [*summarize(runs, args), *data.curves]
     methods = order([curve.method for curve in curves], args.methods)
     colors = dict(zip(methods, palette(args.palette, len(methods)), strict=True))
-    args.outdir.mkdir(parents=True, exist_ok=True)
-    write_results(args.outdir / "runs.json", runs)
+    make_folder(args.outdir)
     save(draw_curves(curves, colors, data.yaxis, args), args, "curves")
+    write_results(args.outdir / "runs.json", runs)  # Beside curves.*: see runs.is_plots.
     # References are returns of whole episodes: they say nothing about a loss.
     if data.yaxis.endswith("_return"):
         compare(runs, data.curves, colors, args)

@@ -107,6 +107,13 @@ def limits(arrays: Sequence[np.ndarray], margin: float) -> tuple[float, float]:
     return low - margin * (high - low), high + margin * (high - low)
 
 
+def check_limits(flag: str, ends: Sequence[float] | None) -> None:
+    """Raise UserError if the limits that a flag gives, if any, are no finite numbers."""
+    if ends and not np.isfinite(ends).all():
+        numbers = " and ".join(f"{end:g}" for end in ends)
+        raise UserError(f"{flag} takes two finite numbers, not {numbers}.")
+
+
 def legend(fig: Figure, order: Sequence[str]) -> None:
     """Draw one legend for all panels below them, of those labels in `order` that were drawn."""
     entries = {}

@@ -100,24 +100,30 @@ def metric_names(path: pathlib.Path) -> set[str]:
 def read_results(path: pathlib.Path) -> list[Run] | None:
     """Read the binned results of the 2021 release; None if the file holds something else."""
     try:
-        entries = json.loads(path.read_text())
-        return [
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        runs = [
             Run(e["task"], e["method"], str(e["seed"]), *_finite([*zip(e["xs"], e["ys"])]))
             for e in entries
         ]
     except (ValueError, TypeError, KeyError):
         return None
+    named = all(isinstance(name, str) for run in runs for name in (run.task, run.method))
+    return runs if named else None
 
 
 def read_curves(path: pathlib.Path) -> list[Curve] | None:
-    """Read a file of curves in the format of scores/; None if it has other columns."""
-    with path.open(newline="") as file:
-        header, *rows = [*csv.reader(file)] or [[]]
+    """Read a file of curves in the format of scores/; None if it is no such text."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = [row for row in csv.reader(file) if any(map(str.strip, row))] or [[]]
+    except (UnicodeDecodeError, csv.Error):
+        return None
     if header != CURVE_COLUMNS:
         return None
-    names = dict.fromkeys((row[0], row[1]) for row in rows)
-    tables = {name: [row[2:5] for row in rows if (row[0], row[1]) == name] for name in names}
+    tables: dict[tuple[str, str], list[list[str]]] = {}
     try:
+        for task, method, *numbers in rows:
+            tables.setdefault((task, method), []).append(numbers[:3])
         return [_curve(name, np.array(table, np.float64)) for name, table in tables.items()]
     except ValueError as error:
         raise UserError(f"The curves in '{path}' should be numbers: {error}.") from error
@@ -127,6 +133,14 @@ def _curve(name: tuple[str, str], table: np.ndarray) -> Curve:
     """Make a curve with a band of one standard deviation from rows of step, mean, std."""
     xs, mean, std = table.T
     return Curve(*name, xs, mean, mean - std, mean + std)
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Make a folder and those above it; UserError if something else is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--outdir '{path}' cannot be made a folder: {error.strerror}.") from error
 
 
 def write_results(path: pathlib.Path, runs: Sequence[Run]) -> None:

@@ -48,13 +48,40 @@ def load(
     find_sources for `exclude`. Raises UserError that says what was looked for if nothing is found.
     """
     found = [(file, indir) for indir in indirs for file in find_sources(indir, exclude)]
+    found, notes = _leave_out(found)
     # Folders given may overlap; a run twice would pass for two seeds.
     files = [*{file.resolve(): (file, indir) for file, indir in reversed(found)}.values()][::-1]
     for yaxis in yaxes:
         loaded = _load(files, indirs, xaxis, yaxis)
         if loaded.runs or loaded.curves:
-            return loaded
-    raise UserError(_nothing_found([file for file, _ in files], indirs, xaxis, yaxes))
+            return loaded._replace(notes=[*notes, *loaded.notes])
+    nothing = _nothing_found([file for file, _ in files], indirs, xaxis, yaxes)
+    raise UserError(nothing + "".join(f" Note: {note}." for note in notes))
+
+
+def _leave_out(
+    found: list[tuple[pathlib.Path, pathlib.Path]],
+) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
+    """Leave out what cannot be opened, and plots unless asked for; return notes that say so."""
+    closed = [file for file, _ in found if not os.access(file, os.R_OK)]  # Or a link to nothing.
+    below = [file.parent for file, indir in found if indir not in (file, file.parent)]
+    plots = [folder for folder in dict.fromkeys(below) if is_plots(folder)]
+    kept = [
+        (file, indir)
+        for file, indir in found
+        if file not in closed and (file.parent not in plots or indir in (file, file.parent))
+    ]
+    notes = [
+        *_note(len(closed), "files that cannot be opened skipped", closed),
+        *_note(len(plots), "folders of plots skipped (--indir reads them by name)", plots),
+    ]
+    return kept, notes
+
+
+def is_plots(folder: pathlib.Path) -> bool:
+    """Tell whether plot.py wrote this folder: what it drew must not come back as more seeds."""
+    drawn = (folder / "curves.png").exists() or (folder / "curves.pdf").exists()
+    return drawn and (folder / "runs.json").exists() and not (folder / METRICS).exists()
 
 
 def _load(
@@ -63,13 +90,15 @@ def _load(
     xaxis: str,
     yaxis: str,
 ) -> Loaded:
-    runs, curves, foreign, without, damaged = [], [], [], [], Counter()
+    runs, curves, foreign, without, garbled, damaged = [], [], [], [], [], Counter()
     metrics = read_many([file for file, _ in files if file.name == METRICS], xaxis, yaxis)
     for file, indir in files:
         found: list[Any] | None
         if file.name == METRICS:
             xs, ys, damaged[file] = metrics[file]
-            found = [Run(*identify(file.parent, indir), xs, ys)]
+            config = read_names(file.with_name("config.yaml"))
+            garbled += [file.with_name("config.yaml")] if config is None else []
+            found = [Run(*identify(file.parent, indir, config or {}), xs, ys)]
             without += [] if len(xs) else [file]
         else:
             found = read_curves(file) if file.suffix == ".csv" else read_results(file)
@@ -84,6 +113,7 @@ def _load(
     notes = [
         *_note(damaged.total(), "damaged lines skipped", broken),
         *_note(len(without), f"runs without '{yaxis}' over '{xaxis}' skipped", without),
+        *_note(len(garbled), "unreadable config.yaml skipped", garbled),
         *_note(len(foreign), "other .json and .csv files skipped", foreign),
     ]
     return Loaded(runs, curves, yaxis, notes)
@@ -145,16 +175,17 @@ def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
         yield from (here / n for n in names if n == METRICS or n.endswith((".json", ".csv")))
 
 
-def identify(folder: pathlib.Path, indir: pathlib.Path) -> tuple[str, str, str]:
+def identify(
+    folder: pathlib.Path, indir: pathlib.Path, config: dict[str, str]
+) -> tuple[str, str, str]:
     """Name the task, method and seed of the run in `folder`, found under `indir`.
 
-    What config.yaml says comes first. The rest comes from the folders, read as
+    What its config.yaml says (see read_names) comes first. The rest comes from the folders, read as
     .../task/method/seed; a folder that does not follow this order (its config names another
     task) is a method of its own, called by its path below `indir` without the seed.
     """
     indir = indir.parent if indir.is_file() else indir
     folder, indir = folder.resolve(), indir.resolve()
-    config = read_names(folder / "config.yaml")
     parts = ("", "", *folder.parts)[-3:]
     task = config.get("task", parts[0])
     seed = config.get("seed", parts[2])
@@ -171,8 +202,8 @@ def fold(task: str) -> str:
     return task.lower().replace("_", "").replace("ballincup", "cup")
 
 
-def read_names(path: pathlib.Path) -> dict[str, str]:
-    """Read task, method and seed from a config.yaml; empty if there is no such file.
+def read_names(path: pathlib.Path) -> dict[str, str] | None:
+    """Read task, method and seed from a config.yaml; empty without one, None if it is unreadable.
 
     Three plain values out of hundreds of lines: parsing the YAML of fifty runs would take
     longer than reading their metrics.
@@ -180,7 +211,10 @@ def read_names(path: pathlib.Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     pattern = r"^(task|method|seed):[ \t]*['\"]?([^'\"#\s]+)"
-    return dict(re.findall(pattern, path.read_text(), re.MULTILINE))
+    try:
+        return dict(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:

@@ -113,10 +113,9 @@ def _matrix(method: str, rows: pd.DataFrame) -> Scores:
     return Scores(method, [*groups], values, rows["frames"].min())
 
 
-def bootstrap(scores: Scores) -> np.ndarray:
+def bootstrap(scores: Scores, rng: np.random.Generator) -> np.ndarray:
     """Draw replicates [R, G, S] of a method's scores; none (R = 0) if no task has two seeds."""
     several = scores.values.shape[1] > 1
-    rng = np.random.default_rng(0)
     return stats.resample(scores.values, REPLICATES if several else 0, rng)
 
 
@@ -133,7 +132,7 @@ def aggregate(methods: Sequence[Scores]) -> pd.DataFrame:
     for scores in methods:
         about = {"method": scores.method, "tasks": len(scores.tasks)}
         about |= {"seeds": scores.values.shape[1], "frames": scores.frames}
-        replicates = metrics_of(scores, bootstrap(scores))
+        replicates = metrics_of(scores, bootstrap(scores, np.random.default_rng(0)))
         for name, value in metrics_of(scores, scores.values).items():
             rows.append({**about, "metric": name, **_estimate(value, replicates[name])})
     return pd.DataFrame(rows)
@@ -150,7 +149,9 @@ def _improvement(ours: Scores, theirs: Scores) -> dict[str, object]:
     if not ours.tasks:
         return {}
     names = {"method": ours.method, "over": theirs.method, "tasks": len(ours.tasks)}
-    x, y = bootstrap(ours), bootstrap(theirs)
+    # One generator for both: draws that moved together would make the interval too narrow.
+    rng = np.random.default_rng(0)
+    x, y = bootstrap(ours, rng), bootstrap(theirs, rng)
     # A method of one seed a task stays as it is while the other is drawn anew.
     count = max(len(x), len(y))
     x = x if len(x) else [ours.values] * count
@@ -166,7 +167,7 @@ def profiles(methods: Sequence[Scores]) -> pd.DataFrame:
     taus = np.linspace(0, np.clip(np.ceil(top), 1, 8), 41)
     tables = []
     for scores, gamer in zip(methods, gamers, strict=True):
-        drawn = normalize(bootstrap(scores), scores.tasks, "human")
+        drawn = normalize(bootstrap(scores, np.random.default_rng(0)), scores.tasks, "human")
         estimate = _estimate(stats.profile(gamer, taus), stats.profile(drawn, taus))
         tables.append(pd.DataFrame({"method": scores.method, "tau": taus, **estimate}))
     return pd.concat(tables)

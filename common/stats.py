@@ -74,10 +74,15 @@ def bin_run(run: Run, size: float) -> Run:
 def bin_runs(runs: Sequence[Run], size: float | None) -> list[Run]:
     """Bin every run; without a size each task gets a round one that makes about 30 bins.
 
-    Raises UserError if the size is not positive.
+    Raises UserError if the size is no positive number, or so small that bins could not be counted.
     """
-    if size is not None and not size > 0:
-        raise UserError(f"--bins is the size of a bin along x and must be above 0, not {size:g}.")
+    top = max((float(np.abs(run.xs).max()) for run in runs), default=0.0)
+    # Beyond 2**53 float64 does not tell one bin from the next.
+    if size is not None and not (0 < size < np.inf and top <= size * 2.0**53):
+        raise UserError(
+            "--bins is the size of a bin along x and must be above 0, finite "
+            f"and not tiny beside x (up to {top:g}), not {size:g}."
+        )
     tasks = {run.task: [] for run in runs}
     for run in runs:
         tasks[run.task].append(run)
