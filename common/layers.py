@@ -132,8 +132,7 @@ class Conv(tf.Module):
         return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias)
 
 
-@tf.custom_gradient
-def _conv_by_product(x: tf.Tensor, kernel: tf.Tensor):
+def _conv_by_product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """A stride-2 VALID convolution with an even kernel size, as one matrix product."""
     size, _, inputs, depth = kernel.shape
     half = size // 2
@@ -144,16 +143,7 @@ def _conv_by_product(x: tf.Tensor, kernel: tf.Tensor):
     patches = tf.reshape(tf.concat(views, -1), (-1, size * size * inputs))
     # Rows of the kernel in the patches' order: view (2), pixel within the view (2), channel.
     order = tf.transpose(tf.reshape(kernel, (half, 2, half, 2, inputs, depth)), (0, 2, 1, 3, 4, 5))
-    y = tf.reshape(patches @ tf.reshape(order, (-1, depth)), (-1, height, width, depth))
-
-    def grad(upstream):
-        flat = tf.reshape(upstream, (-1, depth))
-        shape = (half, half, 2, 2, inputs, depth)
-        ordered = tf.reshape(tf.matmul(patches, flat, transpose_a=True), shape)
-        to_kernel = tf.reshape(tf.transpose(ordered, (0, 2, 1, 3, 4, 5)), kernel.shape)
-        return tf.nn.conv2d_transpose(upstream, kernel, x.shape, 2, "VALID"), to_kernel
-
-    return y, grad
+    return tf.reshape(patches @ tf.reshape(order, (-1, depth)), (-1, height, width, depth))
 
 
 class ConvTranspose(tf.Module):
