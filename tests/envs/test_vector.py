@@ -12,7 +12,7 @@ from env_contract import env_config
 from env_fakes import Counting, Failing
 
 from dreamerv2.common.envs import make_vector_env, vectorize
-from dreamerv2.common.envs import vector as vectors
+from dreamerv2.common.envs.process import WorkerProcess
 from dreamerv2.common.errors import UserError
 
 ACTIONS = np.eye(3, dtype=np.float32)[[0, 1]]
@@ -171,7 +171,7 @@ def test_a_worker_that_fails_while_it_starts_again_is_started_once_more(vector, 
 
 
 def test_a_constructor_that_hangs_is_reported(monkeypatch):
-    monkeypatch.setattr(vectors._Worker, "MAKING", 4.0)
+    monkeypatch.setattr(WorkerProcess, "MAKING", 4.0)
     with pytest.raises(TimeoutError, match=r"'start' within 4 seconds \(more than env_timeout"):
         vectorize([lambda: time.sleep(1000)], "process", env_config(env_timeout=1))
 
