@@ -118,7 +118,9 @@ class Agent(tf.Module):
         stream = "eval" if evaluate else "policy"
         self._draws[stream] += 1
         # Drawn here, not in the graph, where its many small operations would take longer.
-        philox = np.random.Philox(key=self._streams[stream], counter=self._draws[stream])
+        # In the counter's upper half: the lower one counts on within a step, four words at a time.
+        counter = self._draws[stream] << 128
+        philox = np.random.Philox(key=self._streams[stream], counter=counter)
         draw = np.random.Generator(philox).random
         behavior = self.expl_behavior if explore else self.task_behavior
         shapes = {"post": self.world_model.rssm.noise_shape, "action": behavior.noise_shape}

@@ -37,6 +37,20 @@ def actions_of(agent, modes):
     return [agent.policy(obs, None, 0, mode)[0]["action"] for mode in modes]
 
 
+@pytest.mark.parametrize("discrete", [True, False])
+def test_acting_draws_every_number_once(discrete):
+    """Neither another step, nor another environment, nor another use sees a number again."""
+    agent = build({"jit": False, "expl_noise": 0.3}, discrete=discrete)
+    draws = [
+        np.concatenate([np.ravel(x) for x in agent._policy_noise(mode == "eval", 3, True).values()])
+        for mode in ("train", "eval", "train", "train", "eval")
+        for _ in range(5)
+    ]
+    numbers = np.concatenate(draws)
+    # Float32 has 2**24 of them, so a few meet by chance.
+    assert len(numbers) - len(np.unique(numbers)) <= 2, "noise is used twice"
+
+
 def test_acting_is_reproducible_and_evaluation_does_not_disturb_it():
     change = {"jit": False, "expl_noise": 0.3, "dataset.batch": 3}
     plain = actions_of(build(change, discrete=False), ["train"] * 3)
