@@ -47,8 +47,10 @@ class OneHot:
         # The cumulative sum as a product with a triangle of ones: one fast matmul on any device.
         triangle = tf.linalg.band_part(tf.ones((size, size), probs.dtype), 0, -1)
         cumulative = tf.reshape(tf.reshape(probs, (-1, size)) @ triangle, probs.shape)
-        below = tf.cast(cumulative <= tf.cast(noise, probs.dtype)[..., None], tf.int32)
-        # Rounding can leave the last cumulative probability under u; the last class takes those.
+        # Relative to the last one, which is 1 but for rounding: a GPU's product has 10 bits.
+        bar = tf.cast(noise, probs.dtype)[..., None] * cumulative[..., -1:]
+        below = tf.cast(cumulative <= bar, tf.int32)
+        # Rounding can lift the bar to the last cumulative probability; the last class takes those.
         index = tf.minimum(tf.reduce_sum(below, -1), size - 1)
         return straight_through(tf.one_hot(index, size, dtype=probs.dtype), probs)
 

@@ -174,11 +174,11 @@ class WorldModel(tf.Module):
         def step(now, noise):
             state, _ = now
             feat = tf.stop_gradient(self.rssm.feat(state))
-            action = tf.cast(policy(feat).sample(noise["action"]), self.dtype)
+            action = policy(feat).sample(noise["action"])  # wide: log_prob is exact on no other
             state = self.rssm.img_step(state, action, noise)
             return {key: state[key] for key in start}, action
 
-        first = tf.zeros((is_terminal.shape[0], self.actions), self.dtype)
+        first = tf.zeros((is_terminal.shape[0], self.actions), self.float)
         states, action = scan(step, noise, (start, first))
         prepend = lambda x, xs: tf.concat([x[None], xs], 0)  # noqa: E731
         sequence = tf.nest.map_structure(prepend, start, states)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from small_agents import batches, build, largest_difference, train
 from small_models import SHAPES, VECTORS, make_model, random_start, small_config, tensors_of
 
+from dreamerv2.common import dists
 from dreamerv2.common.config import Config
 from dreamerv2.common.nets import Head
 from dreamerv2.common.tfutils import Init, fold, named_variables, uniform
@@ -107,6 +108,20 @@ def test_xla_computes_the_same_update(monkeypatch):
     monkeypatch.setattr("dreamerv2.agent.gpus", lambda: ["a GPU"])
     rows, _ = train(build(tiny), data)
     assert largest_difference(rows, plain) < 1e-4, "XLA computes something else"
+
+
+def test_the_actor_is_scored_on_the_very_actions_it_chose():
+    """Rounded to bfloat16, an action near 1 becomes 1, whose log-probability is another one."""
+    model = make_model(small_config(), "bfloat16")
+    start = {k: v for k, v in random_start(model, 6).items() if k in ("deter", "stoch")}
+    noise = model.imagination_noise(6, (model.actions,), SEED)
+    size = model.rssm.feat_size
+    std = tf.constant(0.3)
+    weights = tf.constant(np.random.default_rng(0).normal(size=(size, model.actions)), tf.float32)
+    policy = lambda feat: dists.TanhNormal(tf.cast(feat, tf.float32) @ weights, std)  # noqa: E731
+    seq = model.imagine(policy, start, tf.zeros(6, bool), noise)
+    chosen = policy(seq["feat"][0]).sample(noise["action"][0])
+    np.testing.assert_array_equal(seq["action"][1], chosen)
 
 
 def test_what_a_head_predicts_is_finer_than_bfloat16():
