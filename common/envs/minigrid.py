@@ -17,9 +17,12 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
       name: a full id, or one without 'MiniGrid-' or '-v0': 'DoorKey-6x6', 'BabyAI-GoToObj-v0'.
 
     Raises:
-      UserError: there is no such environment.
+      UserError: there is no such environment, or it lacks a package.
     """
-    env = gymnasium.make(find(name), disable_env_checker=True, render_mode="rgb_array")
+    try:
+        env = gymnasium.make(find(name), disable_env_checker=True, render_mode="rgb_array")
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UserError(f"MiniGrid cannot make '{name}': {error}") from error
     return gym.wrap(RGBImgPartialObsWrapper(env), config)
 
 

@@ -9,7 +9,11 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from dreamerv2.common.errors import UserError
 
-RESERVED = ("action", "reward", "is_first", "is_last", "is_terminal")
+# What a row holds beside observations, losses of their own, and what the release's files call RAM.
+RESERVED = (
+    *("action", "reward", "is_first", "is_last", "is_terminal"),
+    *("discount", "kl", "ram"),
+)
 
 
 class OneHotSpace(Box):
@@ -140,6 +144,13 @@ def _convert(name: str, space: gymnasium.Space) -> tuple[Box, Callable]:
 
 def _image(space: Box) -> tuple[Box, Callable]:
     if len(space.shape) == 3:
+        if space.shape[0] <= 4 < min(space.shape[1:]):
+            warnings.warn(
+                f"An image of the shape {space.shape} is taken for {space.shape[0]} rows of "
+                f"{space.shape[1]} pixels: images are [H, W, C]. If its channels come first, wrap "
+                "the environment so that they come last.",
+                stacklevel=2,
+            )
         return Box(0, 255, space.shape, np.uint8), np.asarray
     return Box(0, 255, (*space.shape, 1), np.uint8), lambda value: np.asarray(value)[..., None]
 

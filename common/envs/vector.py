@@ -55,7 +55,7 @@ class BatchedEnv(VectorEnv):
 
         Returns:
           The observations, key -> [E, ...] (rows outside of the mask repeat their last
-          observation), and an info dict.
+          observation), and an empty info dict: no info is passed on.
         """
         options = dict(options or {})
         mask = options.pop("reset_mask", None)
@@ -63,21 +63,19 @@ class BatchedEnv(VectorEnv):
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         seeds = [None] * self.num_envs if seeds is None else seeds
         arguments = {int(i): (seeds[i], options or None) for i in np.flatnonzero(mask)}
-        infos: dict = {}
-        for index, (obs, info) in self._ask("reset", arguments).items():
+        for index, obs in self._ask("reset", arguments).items():
             self._rows[index] = obs
             self._waiting[index] = False
-            infos = self._add_info(infos, info, index) if info else infos
         if not all(self._rows):
             raise RuntimeError("The first reset must include every environment.")
-        return self._stack(), infos
+        return self._stack(), {}
 
     def step(self, actions: np.ndarray):
         """Step all environments by actions [E, A].
 
         Returns:
           observations key -> [E, ...], rewards float64 [E], terminations bool [E], truncations
-          bool [E], infos.
+          bool [E], and an empty info dict.
 
         Raises:
           RuntimeError: an environment has finished and was not reset.
@@ -88,14 +86,12 @@ class BatchedEnv(VectorEnv):
         results = self._ask("step", dict(enumerate(actions)))
         rewards = np.zeros(self.num_envs)
         flags = np.zeros((2, self.num_envs), bool)
-        infos: dict = {}
-        for index, (obs, reward, terminated, truncated, info) in results.items():
+        for index, (obs, reward, terminated, truncated) in results.items():
             self._rows[index] = obs
             rewards[index] = reward
             flags[:, index] = terminated, truncated
-            infos = self._add_info(infos, info, index) if info else infos
         self._waiting = flags[0] | flags[1]
-        return self._stack(), rewards, flags[0], flags[1], infos
+        return self._stack(), rewards, flags[0], flags[1], {}
 
     def render(self) -> tuple:
         """The rendered frame of each environment."""
@@ -233,7 +229,7 @@ class ProcessVectorEnv(BatchedEnv):
         return self._receive(index, "reset")
 
     def _truncated(self, index: int) -> tuple:
-        return self._rows[index], 0.0, False, True, {}
+        return self._rows[index], 0.0, False, True
 
     def close_extras(self, terminate: bool = False, **kwargs) -> None:
         """Close every environment and wait until its process has ended."""

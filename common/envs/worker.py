@@ -63,12 +63,16 @@ class Inner(NamedTuple):
 
 
 def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
-    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render', 'inner'."""
+    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render', 'inner'.
+
+    'reset' gives the observation, 'step' observation, reward, terminated and truncated. The infos
+    are left out: nothing reads them, and they may hold what cannot be pickled or stacked.
+    """
     if command == "step":
-        return env.step(argument)
+        return env.step(argument)[:4]
     if command == "reset":
         seed, options = argument
-        return env.reset(seed=seed, options=options)
+        return env.reset(seed=seed, options=options)[0]
     if command == "render":
         return env.render()
     if command == "inner":

@@ -56,6 +56,27 @@ def test_rows_belong_to_their_environments(vector, parallel):
         envs.step(ACTIONS)
 
 
+class Informing(Counting):
+    """Gives infos that no array can hold, and one that cannot be pickled."""
+
+    INFOS = [{"winner": 1}, {"winner": None}, {"h": 2**70}, {"a": np.ones(3)}, {"f": lambda: 0}]
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset()[0], self.INFOS[-1]
+
+    def step(self, action):
+        return *super().step(action)[:4], self.INFOS[self.count % len(self.INFOS)]
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_infos_end_no_run(vector, parallel):
+    envs = vector([lambda: Informing((9,)), lambda: Informing((9,))], parallel)
+    assert envs.reset()[1] == {}
+    for count in range(1, 6):
+        obs, *_, info = envs.step(ACTIONS)
+        assert obs["step"].tolist() == [[count], [count]] and info == {}
+
+
 @pytest.mark.parametrize("parallel", PARALLEL)
 def test_reset_mask_touches_only_its_environments(vector, parallel):
     envs = vector([lambda: Counting((1, 4)), lambda: Counting((3,))], parallel)

@@ -6,6 +6,7 @@ from env_fakes import Counting, Failing
 from gymnasium.spaces import Box, Dict, Discrete
 
 from dreamerv2.common.envs import wrappers
+from dreamerv2.common.envs.spaces import DictObs
 from dreamerv2.common.envs.wrappers import OneHotSpace
 from dreamerv2.common.errors import UserError
 
@@ -77,6 +78,10 @@ def test_numbers_of_any_kind_are_rewards(reward):
         (Box(0, 1, (2,), np.float32), "must be a Dict"),
         (Dict({}), "at least one key"),
         (Dict({"reward": Box(0, 1, (), np.float32)}), "'reward' is reserved"),
+        # The model would take its own target, its own loss and the emulator's memory for them.
+        (Dict({"discount": Box(0, 1, (), np.float32)}), "'discount' is reserved"),
+        (Dict({"kl": Box(0, 1, (), np.float32)}), "'kl' is reserved"),
+        (Dict({"ram": Box(0, 255, (2, 2, 1), np.uint8)}), "'ram' is reserved"),
         (Dict({"x": Box(0, 1, (2,), np.float64)}), "'x' is Box"),
         (Dict({"x": Box(0, 1, (2, 2), np.float32)}), "'x' is Box"),
         (Dict({"x": Discrete(3)}), "'x' is Discrete"),
@@ -266,3 +271,9 @@ def test_a_user_error_is_not_tried_again():
     with pytest.raises(UserError, match="lacks the key"):
         env.reset()
     assert len(made) == 1
+
+
+def test_an_image_with_its_channels_first_is_doubted():
+    env = Scripted(Box(0, 255, (4, 84, 84), np.uint8))
+    with pytest.warns(UserWarning, match=r"taken for 4 rows of 84 pixels: images are \[H, W, C\]"):
+        DictObs(env)
