@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ from dreamerv2.common.figures import (
     palette,
     panels,
     short,
+    visible,
 )
 from dreamerv2.common.results import Curve, Run, make_folder, write_results
 from dreamerv2.common.runs import Loaded, distinct, order, select
@@ -41,9 +43,14 @@ from dreamerv2.common.runs import load as load_runs
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence and exit status 2."""
     try:
-        make_plots(parse_args(argv))
+        args = parse_args(argv)
+        with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is only a $
+            make_plots(args)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except OSError as error:  # a folder of somebody else, a full disk
+        sys.stderr.write(f"'{error.filename}': {error.strerror}.\n")
         sys.exit(2)
 
 
@@ -163,7 +170,7 @@ def compare(
     metrics, chances = scores.aggregate(methods), scores.improvements(ours, theirs)
     curves = scores.profiles(methods)
     scores.write_tables(args.outdir, metrics, chances, curves)
-    lines = {method: {"color": color, "label": method} for method, color in colors.items()}
+    lines = {m: {"color": color, "label": visible(m)} for m, color in colors.items()}
     lines |= {style["label"]: style for style in baseline_styles(args.baselines).values()}
     save(draw_aggregate(metrics, chances, curves, lines), args, "aggregate")
 

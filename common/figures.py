@@ -118,12 +118,20 @@ def legend(fig: Figure, order: Sequence[str]) -> None:
     """Draw one legend for all panels below them, of those labels in `order` that were drawn."""
     entries = {}
     for ax in fig.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+        for line in ax.lines:
+            entries.setdefault(line.get_label(), line)
     names = [name for name in order if name in entries]
+    if not names:
+        return
     columns = legend_columns(fig.get_figwidth(), names)
     handles = [entries[name] for name in names]
-    fig.legend(handles, names, loc="lower center", ncol=columns, frameon=False, fontsize=9)
+    shown = [visible(name) for name in names]
+    fig.legend(handles, shown, loc="lower center", ncol=columns, frameon=False, fontsize=9)
+
+
+def visible(label: str) -> str:
+    """Return a label as a legend shows it: matplotlib hides those that begin with '_'."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def gray_line(index: int, label: str) -> dict[str, Any]:

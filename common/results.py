@@ -105,7 +105,7 @@ def read_results(path: pathlib.Path) -> list[Run] | None:
             Run(e["task"], e["method"], str(e["seed"]), *_finite([*zip(e["xs"], e["ys"])]))
             for e in entries
         ]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
     named = all(isinstance(name, str) for run in runs for name in (run.task, run.method))
     return runs if named else None

@@ -164,11 +164,13 @@ def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Pat
 
 
 def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
-    for folder, subfolders, files in os.walk(indir):
+    visited = {exclude}  # a link may lead back up
+    for folder, subfolders, files in os.walk(indir, followlinks=True):
         here = pathlib.Path(folder)
-        if here.resolve() == exclude:
+        if here.resolve() in visited:
             subfolders.clear()
             continue
+        visited.add(here.resolve())
         subfolders[:] = sorted(set(subfolders) - DATA_FOLDERS)
         # What else a run folder holds belongs to the run (checkpoint notes, evaluations).
         names = [METRICS] if METRICS in files else sorted(files)
@@ -185,7 +187,8 @@ def identify(
     task) is a method of its own, called by its path below `indir` without the seed.
     """
     indir = indir.parent if indir.is_file() else indir
-    folder, indir = folder.resolve(), indir.resolve()
+    # By the names given, not where links lead: those are the user's layout.
+    folder, indir = (pathlib.Path(os.path.abspath(path)) for path in (folder, indir))
     parts = ("", "", *folder.parts)[-3:]
     task = config.get("task", parts[0])
     seed = config.get("seed", parts[2])

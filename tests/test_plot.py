@@ -417,3 +417,44 @@ def processor_time(command: list) -> float:
     subprocess.run(command, cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_names_that_matplotlib_would_hide_or_typeset_are_shown(logdir, tmp_path):
+    write_run(tmp_path / "odd" / "atari_pong" / "_exp" / "0", [1, 2])
+    write_run(tmp_path / "odd" / "gym_CartPole-v1" / r"a$\frac$" / "0", [1, 2])
+    for tasks, methods in (("pong", ["_exp"]), ("CartPole", [r"a$\frac$"])):
+        out = tmp_path / tasks
+        flags = ["--indir", tmp_path / "odd", "--outdir", out, "--tasks", tasks, "--baselines"]
+        assert [run["method"] for run in draw(*flags)] == methods
+        assert (out / "curves.png").stat().st_size > 0
+    curve = results.Curve("gym_x", "_exp", *np.ones((4, 3)))
+    args = plot.parse_args(["--indir", "x", "--outdir", "y"])
+    figure = plot.draw_curves([curve], {"_exp": "red"}, "loss", args)
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_exp"]
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(logdir, tmp_path, capsys):
+    (tmp_path / "out" / "curves.png").mkdir(parents=True)
+    said = message(capsys, "--indir", logdir, "--outdir", tmp_path / "out")
+    assert "curves.png" in said and "Is a directory" in said
+
+
+def test_linked_runs_are_found_once(logdir, tmp_path):
+    config = {"task": "atari_pong", "seed": 7, "rssm": {"deter": 8}}
+    run = write_run(tmp_path / "elsewhere" / "x", [5, 6], config=config)
+    linked = logdir / "atari_pong" / "linked" / "3"
+    linked.parent.mkdir()
+    linked.symlink_to(run, target_is_directory=True)
+    (logdir / "atari_pong" / "loop").symlink_to(logdir, target_is_directory=True)
+    found = draw("--indir", logdir, "--outdir", tmp_path / "out", "--methods", "linked")
+    assert [(run["task"], run["seed"]) for run in found] == [("atari_pong", "7")]
+    assert len(draw("--indir", logdir, "--outdir", tmp_path / "out")) == 9
+
+
+def test_json_that_is_too_deep_or_too_large_is_no_result(logdir, tmp_path, capsys):
+    (logdir / "deep.json").write_text("[" * 100_000)
+    number = "9" * 400
+    entry = f'{{"task": "a", "method": "b", "seed": 0, "xs": [{number}], "ys": [1]}}'
+    (logdir / "large.json").write_text(f"[{entry}]")
+    assert len(draw("--indir", logdir, "--outdir", tmp_path / "out")) == 8
+    assert "2 other .json and .csv files skipped" in capsys.readouterr().out
