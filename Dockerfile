@@ -2,6 +2,7 @@
 # NVIDIA container toolkit. No image has been built from this file yet: say so if it fails.
 #
 #   docker build -t dreamerv2 .
+#   mkdir -p ~/logdir    # made by docker, it would belong to root
 #   docker run -it --rm --gpus all -v ~/logdir:/logdir dreamerv2 \
 #     --logdir /logdir/atari_pong/dreamerv2/1 --configs atari --task atari_pong
 #

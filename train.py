@@ -72,7 +72,8 @@ def train(
     if step.value:
         print(f"Continuing from agent step {step.value:,}.", flush=True)
     frames = step.value * config.action_repeat
-    logger = Logger(step, outputs or make_outputs(logdir, frames), config.action_repeat)
+    outputs = make_outputs(logdir, frames) if outputs is None else outputs
+    logger = Logger(step, outputs, config.action_repeat)
     logger.text("config", str(config))
 
     seed = functools.partial(seeding.integer, config.seed)
@@ -95,6 +96,8 @@ def train(
         agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
         if arrays is not None:
             fitting(agent, arrays)
+        replay.prune()
+        eval_replay.prune()
 
         # Prefill: random actions until there is enough to learn from.
         if step < config.prefill or not replay.ready:
@@ -142,7 +145,7 @@ def train(
             logger.add(learner.metrics())
             logger.write(fps=True)
 
-        def evaluate() -> None:
+        def evaluate() -> bool:
             if eval_replay.ready:
                 logger.add(agent.report(next(report_data)), prefix="eval")
             eval_driver.reset()
@@ -158,6 +161,7 @@ def train(
             if eval_envs is train_envs:  # a user's only one: its training episode is lost
                 driver.reset()
                 replay.end_episodes()
+            return not stop
 
         if arrays is not None:
             learner.load(arrays, state)
@@ -173,9 +177,11 @@ def train(
         total = config.steps * config.action_repeat
         with Progress("Training", total, done=step.value * config.action_repeat) as bar:
             while step < config.steps and not stop:
+                due = should_evaluate.state()
                 if should_evaluate(step):
-                    evaluate()
-                    continue  # a stop may have been asked for meanwhile
+                    if not evaluate():
+                        should_evaluate.restore(due)  # stopped: the next start plays all of it
+                    continue
                 policy = functools.partial(agent.policy, step=step.value)
                 before = step.value
                 driver(policy, steps=1)  # one agent step in every environment
@@ -214,6 +220,8 @@ class Cleanup:
 def make_replay(config: Config, directory: Path, capacity: float) -> Replay:
     """Open the replay in the directory; its sampling has a random stream of its own."""
     seed = seeding.stream(config.seed, "replay", directory.name)
+    if config.replay.capacity:  # 0: no limit
+        capacity = max(capacity, config.replay.minlen)
     return Replay(directory, **{**config.replay, "capacity": int(capacity)}, seed=seed)
 
 

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common import video
+from dreamerv2.common.errors import UserError
 
 GIF_FRAMES = 1000  # A GIF is encoded in memory at its end, and grows large.
 
@@ -22,13 +24,24 @@ class Film:
     Args:
         path: without a suffix; its folder is created.
         fps: frames per second.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, fps: float = video.FPS):
         self._path, self._fps = Path(path), fps
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path.parent):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{self._path.parent} cannot be written: {error.strerror}. To look at a run of "
+                "somebody else, give it as --checkpoint and a folder of yours as --logdir."
+            ) from error
         self._kept: list[np.ndarray] = []
-        self._mp4 = _MP4(self._path.with_suffix(".mp4"), fps) if _has_encoder() else None
+        self._mp4 = _MP4(self._named("mp4"), fps) if _has_encoder() else None
 
     def add(self, frame: np.ndarray) -> None:
         """Append a frame, uint8 [H, W, 3]; all have the same size."""
@@ -41,10 +54,13 @@ class Film:
         """Finish the files and return their paths; none if there was no frame."""
         if not self._kept:
             return []
-        gif = self._path.with_suffix(".gif")
+        gif = self._named("gif")
         video.save_gif(gif, np.stack(self._kept), self._fps)
         self._kept = []
         return [gif, self._mp4.close()] if self._mp4 else [gif]
+
+    def _named(self, suffix: str) -> Path:
+        return self._path.with_name(f"{self._path.name}.{suffix}")  # the name may hold dots
 
 
 def save(path: str | os.PathLike, frames: np.ndarray, fps: float = video.FPS) -> list[Path]:

@@ -35,7 +35,8 @@ class Replay:
     ):
         """Open the replay in `directory`, with all episodes found there.
 
-        capacity: steps kept, in the list and on disk, oldest deleted first (0: no limit).
+        capacity: steps kept, in the list and on disk, oldest deleted first (0: no limit). Nothing
+            is deleted before the first `prune`, or the end of the first episode.
         ongoing: unfinished episodes are sampled too.
         minlen, maxlen: rows of a sampled sequence (maxlen 0: up to the whole episode); an episode
             that ends sooner is not stored, one that was cut sooner is stored but not sampled.
@@ -48,14 +49,13 @@ class Replay:
         self._seed = seed if isinstance(seed, np.random.SeedSequence) else _seeds(seed)
         self._open: dict[int, Journal] = {}
         self._cut: set[int] = set()
-        self._short = 0
+        self._short, self._waiting = 0, False
         self._datasets: weakref.WeakSet[Dataset] = weakref.WeakSet()
         self._archive = Archive(Path(directory).expanduser(), self._minlen)
         self._candidates = [e for e in self._archive.episodes if e.rows >= self._minlen]
         self._by_id = {e.id: e for e in self._candidates}
         unused = len(self._archive.episodes) - len(self._candidates)
         self._report_short(unused + self._archive.short)
-        self._prune()
 
     def _check_options(self) -> None:
         if self._capacity < 0:
@@ -104,6 +104,9 @@ class Replay:
 
     def _check_schema(self, schema: Schema) -> None:
         difference = differs(schema, self.schema) if self.schema else ""
+        more = [key for key in schema if self.schema and key not in self.schema]
+        if more and not difference:  # batches of both would lack it
+            difference = f"it has {', '.join(more)}, which they have not"
         if difference:
             raise UserError(
                 f"The environment does not match the episodes in {self._archive.directory}: "
@@ -130,7 +133,7 @@ class Replay:
             journal.close()
         else:
             self._archive.discard(journal)
-        self._prune()
+        self.prune()
 
     def end_episodes(self) -> None:
         """Store every worker's unfinished episode, closed as truncated."""
@@ -160,9 +163,22 @@ class Replay:
         return any(isinstance(episode, StoredEpisode) for episode in self._candidates)
 
     def check_hope(self) -> None:
-        """Raise UserError when so many episodes were too short that waiting for one is in vain."""
-        if self._short >= HOPELESS and not self.ready:
+        """Tell whoever waits for an episode to learn from why there is none.
+
+        Raises UserError when so many were too short that waiting is in vain; says once when none
+        has ended yet.
+        """
+        if self.ready:
+            return
+        if self._short >= HOPELESS:
             raise self._nothing_to_sample()
+        if not (self._short or self._archive.episodes or self._waiting):
+            self._waiting = True
+            print(
+                f"No episode has ended in {self.stats['ongoing_steps']:,} steps; learning begins "
+                "after the first. Episodes that never end need --time_limit.",
+                flush=True,
+            )
 
     @property
     def stats(self) -> dict[str, int]:
@@ -187,7 +203,7 @@ class Replay:
                 flush=True,
             )
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """Delete the oldest episodes beyond the capacity, but never the last one."""
         excess = self._archive.loaded_steps - self._capacity
         if not self._capacity or excess <= 0:
@@ -274,8 +290,8 @@ class Replay:
         held = f"{len(lengths)} episodes of at most {max(lengths)} rows" if lengths else "none yet"
         return UserError(
             f"No episode in {self._archive.directory} has at least minlen={self._minlen} rows: "
-            f"{held}, unfinished ones included, and {self._short} too short. Collect more with "
-            "--prefill, lower --replay.minlen, or use --replay.ongoing True."
+            f"{held}, unfinished ones included, and {self._short} too short. Lower "
+            "--replay.minlen, or collect longer episodes."
         )
 
 

@@ -160,15 +160,18 @@ class Dataset:
     def restore(self, state: Mapping) -> None:
         """Go on from `state()`, on the same replay with the same draws.
 
-        With another batch size the rows both have go on; with another length, every row starts a
-        new sequence after what had been decided.
+        With another batch size or length, every row starts a new sequence: what had been decided
+        but not delivered does not fit.
         """
         self.settle()
         self._plan = self._copied = None
         for stream, values in zip(self._streams, state["streams"], strict=False):
             stream.draw, stream.episode, stream.cursor, stream.stop = values
         same = (len(state["streams"]), state["length"]) == (self._batch, self._length)
-        if same and state["plan"]:
+        if not same:
+            for stream in self._streams:
+                stream.episode = None
+        elif state["plan"]:
             plan = [[Piece(*piece) for piece in row] for row in state["plan"]]
             self._submit(self._refill(plan))
 

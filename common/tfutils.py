@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dreamerv2.common.values import parse_schedule
+
 Nest = Any  # a tensor or a (nested) dict, list or tuple of tensors
 
 PRECISIONS = {"32": "float32", "16": "float16", "bfloat16": "bfloat16"}
@@ -28,7 +30,9 @@ def set_up_devices() -> str:
     GPU memory is taken as needed, so that others can share the card.
     """
     for gpu in gpus():
-        tf.config.experimental.set_memory_growth(gpu, True)
+        # A library user's own code may have computed something already; then it stays as it is.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
     if gpus():
         return f"Using {len(gpus())} GPU(s), with XLA."
     return "No GPU was found: computing on the CPU."
@@ -270,7 +274,7 @@ def schedule(spec: float | str, step: tf.Tensor, dtype: tf.DType = tf.float32) -
     a towards b, half of the way every `half` steps. horizon(a,b,n): 1 - 1/h, h linear from a to b.
     """
     step = tf.cast(step, dtype)
-    match = re.fullmatch(r"\s*(\w+)\((.*)\)\s*", str(spec))
-    if not match:
+    if "(" not in str(spec):
         return tf.constant(float(spec), dtype)
-    return SCHEDULES[match[1]](step, *(float(x) for x in match[2].split(",")))
+    name, arguments = parse_schedule(spec)
+    return SCHEDULES[name](step, *arguments)

@@ -130,7 +130,8 @@ RULES: dict[str, Rule] = {
     "seed|env_restarts|env_timeout|time_limit|eval_eps|prefill|pretrain|expl_until": at_least(0),
     "envs|action_repeat|steps|log_every|eval_every|train_every|train_steps": at_least(1),
     r"replay\.capacity|replay\.maxlen": at_least(0),
-    r"replay\.minlen|dataset\..*": at_least(1),
+    r"replay\.minlen|dataset\.batch": at_least(1),
+    r"dataset\.length": at_least(2),  # the report shows the model a part and asks for the rest
     "log_keys_(sum|mean|max)|.*coder.(mlp|cnn)_keys": pattern,
     "clip_rewards": one_of("identity", "sign", "tanh"),
     "expl_behavior": one_of(*EXPLORATION),
@@ -191,7 +192,10 @@ def validate(config: Config) -> None:
             f"--time_limit {config.time_limit} is not possible: episodes must have at least "
             f"replay.minlen = {config.replay.minlen} rows, one more than steps, to learn from."
         )
-    if config.disag_offset >= config.dataset.length:
+    if (
+        config.expl_behavior.lower() == "plan2explore"
+        and config.disag_offset >= config.dataset.length
+    ):
         raise UserError(
             f"--disag_offset {config.disag_offset} is not possible: it must be smaller than "
             f"dataset.length, {config.dataset.length}."

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv2.common.checkpoint import Checkpoint, load_version
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import OPEN_GROUPS, Config
 from dreamerv2.common.envs.spacefile import Replica
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.episodes import FileCache, StoredEpisode, trained_on
@@ -83,7 +83,9 @@ def read_weights(config: Config) -> Weights:
         UserError: there is none, or it is damaged.
     """
     path = Path(config.checkpoint).expanduser() if config.checkpoint else folder(config)
-    loaded = load_version(path) if path.is_dir() else None
+    # Versions are named by their step, and so is a run that is named by a date.
+    is_run = (path / "config.yaml").is_file()
+    loaded = load_version(path) if path.is_dir() and not is_run else None
     if loaded is None:
         inside = path / "checkpoints"
         path = inside if inside.is_dir() or not config.checkpoint else path
@@ -204,8 +206,12 @@ def prepare(config: Config, logdir: Path, fixed: Sequence[str]) -> None:
                 f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
                 "--configs it was started with, or another --logdir."
             )
-    for key in sorted(k for k in now if k in before and now[k] != before[k]):
-        print(f"Changed since the last start: {key} was {before[key]}, now {now[key]}.")
+    for key in sorted(before.keys() | now.keys()):
+        # A knob that the run does not know is new in the program, unless it is a user's own.
+        known = key in before or key.partition(".")[0] in OPEN_GROUPS
+        was, new = before.get(key, "not set"), now.get(key, "not set")
+        if known and was != new:
+            print(f"Changed since the last start: {key} was {was}, now {new}.")
 
 
 def save_config(config: Config) -> None:

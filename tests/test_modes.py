@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tiny import FLAGS
 
-from dreamerv2 import dream, evaluate
+from dreamerv2 import dream, evaluate, saved
 from dreamerv2.common import draw, film, paths
 from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
@@ -253,6 +253,26 @@ def test_other_mistakes_are_sentences_too(run, tmp_path, capsys):
     (broken / "state.json").write_text("{}")
     error = mistake(capsys, "--logdir", str(run), "--mode=eval", "--checkpoint", str(broken))
     assert "is damaged" in error
+    (tmp_path / "videos").touch()
+    flags = ["--checkpoint", str(run), "--mode=eval", "--eval_eps=1"]
+    error = mistake(capsys, "--logdir", str(tmp_path), *flags)
+    assert "videos cannot be written" in error and "a folder of yours as --logdir" in error
+
+
+def test_a_run_named_by_a_date_is_no_checkpoint(run, tmp_path):
+    dated = tmp_path / "20240601120000"
+    shutil.copytree(run, dated)
+    config = Config.load(dated / "config.yaml")
+    for changes in ({"logdir": str(dated)}, {"checkpoint": str(dated)}):
+        assert saved.read_weights(config.update({"mode": "eval", **changes})).step == 60
+
+
+def test_videos_of_keys_with_dots_have_files_of_their_own(tmp_path):
+    picture = np.zeros((2, 8, 9, 3), np.uint8)
+    names = ["dream_1_camera.rgb_openloop", "dream_1_camera.rgb_imagined", "dream_1_camera.depth"]
+    paths = [path for name in names for path in film.save(tmp_path / name, picture)]
+    assert sorted(tmp_path.iterdir()) == sorted(set(paths)), "a file was written over"
+    assert {path.name for path in paths} >= {f"{name}.gif" for name in names}
 
 
 def test_without_an_encoder_there_are_gifs_and_one_line(tmp_path, monkeypatch, capsys):

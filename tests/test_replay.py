@@ -85,7 +85,7 @@ def test_nothing_to_sample_says_what_to_do(tmp_path, episodes):
     replay = Replay(tmp_path, minlen=50, maxlen=50)
     for episode in range(episodes):
         add_episode(replay, episode, 20)
-    with pytest.raises(UserError, match=r"at least minlen=50 rows.*lower --replay.minlen"):
+    with pytest.raises(UserError, match=r"at least minlen=50 rows.*Lower --replay.minlen"):
         next(replay.dataset(2, 10))
 
 
@@ -119,8 +119,10 @@ def test_capacity_holds_in_memory_and_on_disk_and_totals_survive_it(tmp_path):
     expected = {"total_steps": 120, "total_episodes": 12, "loaded_steps": 40, "loaded_episodes": 4}
     assert replay.stats.items() >= expected.items()
     assert Replay(tmp_path, capacity=45).stats.items() >= expected.items(), "a restart miscounts"
-    smaller = Replay(tmp_path, capacity=20).stats
-    assert (smaller["total_steps"], smaller["loaded_steps"]) == (120, 20)
+    smaller = Replay(tmp_path, capacity=20)
+    assert smaller.stats["loaded_steps"] == 40, "to look at the episodes deletes none"
+    smaller.prune()
+    assert (smaller.stats["total_steps"], smaller.stats["loaded_steps"]) == (120, 20)
 
 
 def test_a_kill_between_ledger_and_deletion_counts_nothing_twice(tmp_path):
@@ -248,6 +250,22 @@ def test_new_rows_that_do_not_fit_the_stored_episodes_are_refused(tmp_path):
     add_episode(Replay(tmp_path), 0, 5)
     with pytest.raises(UserError, match=r"image is uint8\[3, 3, 1\] but uint8\[2, 2, 1\]"):
         Replay(tmp_path).add_step(make_row(0, 0) | {"image": np.zeros((3, 3, 1), np.uint8)})
+    with pytest.raises(UserError, match="it has extra, which they have not"):
+        Replay(tmp_path).add_step(make_row(0, 0) | {"extra": np.float32(1)})
+    Replay(tmp_path).add_step(make_row(0, 0) | {"log_more": np.float32(1)})
+
+
+def test_waiting_for_the_first_episode_is_explained_once(tmp_path, capsys):
+    replay = Replay(tmp_path, minlen=3)
+    for t in range(200):
+        replay.add_step(make_row(0, t))
+        if t >= 100:
+            replay.check_hope()
+    said = capsys.readouterr().out
+    assert said.count("No episode has ended in 100 steps") == 1 and "--time_limit" in said
+    replay.end_episodes()
+    replay.check_hope()
+    assert not capsys.readouterr().out
 
 
 @settings(max_examples=40, deadline=None)

@@ -38,7 +38,7 @@ def test_every_number_and_word_has_a_rule():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"dataset.length": 0}, "--dataset.length 0 is not possible: it must be at least 1."),
+        ({"dataset.length": 0}, "--dataset.length 0 is not possible: it must be at least 2."),
         ({"precision": 8}, "--precision 8 is not possible: it must be one of auto, 32"),
         ({"replay.minlen": 51}, "--replay.minlen 51 .* at most replay.maxlen, 50."),
         ({"replay.capacity": 10}, "--replay.capacity 10 .* replay.minlen, 50"),
@@ -66,7 +66,8 @@ def test_every_number_and_word_has_a_rule():
         ({"critic_opt.wd": 2}, "between 0 and 1"),
         ({"envs_parallel": "proces"}, "'process'"),
         ({"disag_target": "image"}, "stoch"),
-        ({"disag_offset": 50}, "dataset.length"),
+        ({"disag_offset": 50, "expl_behavior": "Plan2Explore"}, "dataset.length"),
+        ({"dataset.batch": 0}, "at least 1"),
         ({"encoder.cnn_keys": "("}, "regular expression"),
         ({"log_keys_sum": "*"}, "regular expression"),
         ({"render_size": [64]}, "2 values"),

@@ -254,7 +254,9 @@ def test_restoring_with_another_batch_size_or_length_goes_on(tmp_path):
     for size in [(2, 8), (6, 8), (4, 5)]:
         resumed = replay.dataset(*size)
         resumed.restore(dataset.state())
-        check_rows(next(resumed))
+        batch = next(resumed)
+        check_rows(batch)
+        assert batch["is_first"][:, 0].all(), "rows were skipped within a sequence"
 
 
 def test_provenance_tells_where_the_last_batch_came_from(tmp_path):

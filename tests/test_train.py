@@ -11,6 +11,7 @@ from train_fakes import World, make_config
 from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.errors import UserError
+from dreamerv2.train import make_replay, train
 
 
 def read_metrics(logdir, name):
@@ -72,6 +73,20 @@ def test_a_random_evaluation_episode_comes_first_and_is_no_score(tmp_path):
     assert (random["action"][1:, 2] == 0).any(), "no random episode to report on"
     assert all((episode["action"][1:, 2] == 1).all() for episode in others)
     assert set(read_metrics(tmp_path, "eval_return").values()) == {14}, "7 steps that pay 2 each"
+
+
+def test_no_outputs_are_none(tmp_path):
+    world = World(make_config(tmp_path))
+    train(world.config, world.make_envs, world.make_agent, outputs=[])
+    assert world.steps["train"] == 80
+    assert not (tmp_path / "metrics.jsonl").exists() and not [*tmp_path.glob("*tfevents*")]
+
+
+@pytest.mark.parametrize(("given", "evaluation"), [(0, 0), (3, 3), (400, 40)])
+def test_an_evaluation_replay_holds_a_tenth_but_at_least_one_sequence(tmp_path, given, evaluation):
+    config = make_config(tmp_path, **{"replay.capacity": given})
+    replay = make_replay(config, tmp_path / "eval_episodes", given // 10)
+    assert replay._capacity == evaluation
 
 
 # --- schedules ---
@@ -224,6 +239,16 @@ def test_a_signal_in_the_pretraining_ends_it(tmp_path):
     assert world.when("update") == [20] * 4, "pretraining went on"
     world.run()
     assert world.when("update")[:31] == [20] * 30 + [21], "pretraining was not finished"
+
+
+def test_an_evaluation_that_was_stopped_is_played_again_and_whole(tmp_path):
+    whole = World(make_config(tmp_path / "whole")).run()
+    world = World(make_config(tmp_path / "run"), (7,), ("eval policy", 16)).run()
+    stopped = world.when("eval policy")
+    assert stopped[-1] == whole.when("eval policy")[15] > 20, "not the second evaluation"
+    world.run()
+    again = world.when("eval policy")[len(stopped) :]
+    assert again == whole.when("eval policy")[14:], "the evaluation is missing from the curve"
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path):

@@ -18,6 +18,7 @@ CASES = {
     "linear(1,0,1e4)": lambda step: 1 - clip(step / 1e4),
     "linear(0.5, 2, 1000)": lambda step: 0.5 + 1.5 * clip(step / 1000),
     " linear(-1,-3,1e4) ": lambda step: -1 - 2 * clip(step / 1e4),
+    "linear (1,0,1e4)": lambda step: 1 - clip(step / 1e4),
     "warmup(1e4,0.3)": lambda step: 0.3 * clip(step / 1e4),
     "exp(1,0.1,1000)": lambda step: 0.1 + 0.9 * 2.0 ** (-step / 1000),
     "exp(0, 2, 5e3)": lambda step: 2 - 2 * 2.0 ** (-step / 5e3),

@@ -167,6 +167,8 @@ def contents(folder) -> dict:
             "weights is [1000] in the checkpoint, [1001] in this model",
         ),
         # The steps of metrics.jsonl are frames: with another repeat all of them would be wrong.
+        # A smaller replay would delete episodes, before it turns out that nothing fits.
+        (["--replay.capacity", "40"], {"PRECIOUS": "1001"}, "[1001] in this model"),
         (["--action_repeat", "2"], {}, "has action_repeat 1, not 2: give the flags"),
         (["--task", "gym_Acrobot-v1"], {}, "has task gym_CartPole-v1, not gym_Acrobot-v1"),
     ],
@@ -191,7 +193,7 @@ def test_waiting_in_vain_for_a_long_enough_episode_ends_with_advice(tmp_path):
     arguments += ["--logdir", tmp_path / "run"]
     status, said = run(LIGHT, *arguments, log=tmp_path / "log", EPISODE="12 20")
     assert status == 2 and "Traceback" not in said
-    assert "has at least minlen=50 rows" in said and "lower --replay.minlen" in said
+    assert "has at least minlen=50 rows" in said and "Lower --replay.minlen" in said
 
 
 # --- TensorBoard ---
