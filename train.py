@@ -34,6 +34,7 @@ from dreamerv2.common.logger import (
     Output,
     TensorBoardOutput,
     TerminalOutput,
+    counts,
 )
 from dreamerv2.common.progress import Progress
 from dreamerv2.common.replay import Replay
@@ -78,15 +79,18 @@ def train(
 
     seed = functools.partial(seeding.integer, config.seed)
     seeds = lambda mode, n: [seed("env", mode, i, step.value) for i in range(n)]  # noqa: E731
-    train_envs = make_envs("train", config.envs, seeds("train", config.envs))
     eval_count = max(1, min(config.envs, config.eval_eps))
-    eval_envs = make_envs("eval", eval_count, seeds("eval", eval_count))
+    with Cleanup(replay, eval_replay, logger) as unfinished:
+        train_envs = make_envs("train", config.envs, seeds("train", config.envs))
+        unfinished.add(train_envs)
+        eval_envs = make_envs("eval", eval_count, seeds("eval", eval_count))
+        unfinished.forget()
     # The replay comes first: the counter must never run ahead of the experience.
     count = lambda row, index: step.increment(not row["is_first"])  # noqa: E731
     driver = Driver(train_envs, on_step=[replay.add_step, count])
     eval_driver = Driver(eval_envs, on_step=[eval_replay.add_step])
     train_log, eval_log = (EpisodeLog(mode, config, logger, step) for mode in ("train", "eval"))
-    driver.on_episode(lambda episode, index: train_log(episode, replay.stats))
+    driver.on_episode(lambda episode, index: train_log(episode, counts(replay.stats)))
     actions = train_envs.single_action_space
 
     closing = Cleanup(replay, eval_replay, train_envs, eval_envs, logger)
@@ -116,7 +120,7 @@ def train(
             driver.reset()  # the policy's first episode is all its own
             replay.end_episodes()
         # From here on: the score of random actions is none of the agent's.
-        eval_driver.on_episode(lambda episode, index: eval_log(episode, eval_replay.stats))
+        eval_driver.on_episode(lambda episode, index: eval_log(episode))
 
         learner = Learner(agent, replay.dataset(**config.dataset), logdir)
         report_data = eval_replay.dataset(**config.dataset)
@@ -157,8 +161,10 @@ def train(
                     if stop:
                         break
                     bar.update(episodes)
+            logger.add(counts(eval_replay.stats), prefix="eval")
             logger.write()
-            if eval_envs is train_envs:  # a user's only one: its training episode is lost
+            # A user's only environment: its training episode is lost.
+            if eval_envs is train_envs and config.eval_eps:
                 driver.reset()
                 replay.end_episodes()
             return not stop
@@ -208,8 +214,16 @@ class Cleanup:
     def __init__(self, *resources: Any):
         self._resources = resources
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> "Cleanup":
+        return self
+
+    def add(self, resource: Any) -> None:
+        """Close this one too."""
+        self._resources = (*self._resources, resource)
+
+    def forget(self) -> None:
+        """Close nothing: somebody else will."""
+        self._resources = ()
 
     def __exit__(self, *unused: object) -> None:
         with contextlib.ExitStack() as stack:

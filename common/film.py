@@ -13,7 +13,8 @@ import numpy as np
 from dreamerv2.common import video
 from dreamerv2.common.errors import UserError
 
-GIF_FRAMES = 1000  # A GIF is encoded in memory at its end, and grows large.
+# A GIF is encoded in memory at its end, and grows large.
+GIF_FRAMES, GIF_BYTES = 1000, 256e6
 
 
 class Film:
@@ -45,7 +46,7 @@ class Film:
 
     def add(self, frame: np.ndarray) -> None:
         """Append a frame, uint8 [H, W, 3]; all have the same size."""
-        if len(self._kept) < GIF_FRAMES:
+        if len(self._kept) < min(GIF_FRAMES, 1 + GIF_BYTES // frame.nbytes):
             self._kept.append(frame)
         if self._mp4:
             self._mp4.add(frame)
@@ -55,8 +56,8 @@ class Film:
         if not self._kept:
             return []
         gif = self._named("gif")
-        video.save_gif(gif, np.stack(self._kept), self._fps)
-        self._kept = []
+        frames, self._kept = np.stack(self._kept), []
+        video.save_gif(gif, frames, self._fps)
         return [gif, self._mp4.close()] if self._mp4 else [gif]
 
     def _named(self, suffix: str) -> Path:

@@ -31,7 +31,13 @@ __all__ = [
     "Output",
     "TensorBoardOutput",
     "TerminalOutput",
+    "counts",
 ]
+REDUCTIONS = {  # of an entry [T+1, ...] over an episode; the largest one of every element
+    "sum": np.sum,
+    "mean": np.mean,
+    "max": lambda x: np.max(x, axis=0).mean(),
+}
 ALWAYS = ("total_steps", "total_episodes", "loaded_steps", "loaded_episodes")  # even if zero
 
 
@@ -221,6 +227,11 @@ def _wrap(line: str, columns: int) -> str:
     return textwrap.fill(line, max(columns, 40), subsequent_indent="    ", break_long_words=False)
 
 
+def counts(stats: Mapping[str, int]) -> dict[str, int]:
+    """Return the statistics of a replay that are worth logging: not all that may be zero."""
+    return {key: count for key, count in stats.items() if count or key in ALWAYS}
+
+
 class EpisodeLog:
     """Logs what each finished episode was like.
 
@@ -233,8 +244,8 @@ class EpisodeLog:
         self.should_video = Every(config.eval_every)
         self.latest: dict[str, float] = {}
 
-    def __call__(self, episode: dict[str, np.ndarray], stats: dict[str, int]) -> None:
-        """Log an episode, key -> [T+1, ...], and the statistics of the replay that holds it."""
+    def __call__(self, episode: dict[str, np.ndarray], more: Mapping[str, int] = {}) -> None:
+        """Log an episode, key -> [T+1, ...], and more numbers that belong to this moment."""
         score, length = (
             float(episode["reward"].astype(np.float64).sum()),
             len(episode["reward"]) - 1,
@@ -242,12 +253,12 @@ class EpisodeLog:
         self.latest = {f"{self.mode}_return": score}
         self.logger.scalar(f"{self.mode}_return", score)
         self.logger.scalar(f"{self.mode}_length", length)
-        for name, reduce in (("sum", np.sum), ("mean", np.mean), ("max", np.max)):
+        for name, reduce in REDUCTIONS.items():
             pattern = self.config[f"log_keys_{name}"]
             for key in (k for k in episode if re.match(pattern, k)):
-                value = reduce(episode[key].astype(np.float64), axis=0).mean()
+                value = reduce(episode[key].astype(np.float64))
                 self.logger.scalar(f"{name}_{self.mode}_{key}", float(value))
-        self.logger.add({k: n for k, n in stats.items() if n or k in ALWAYS}, prefix=self.mode)
+        self.logger.add(more, prefix=self.mode)
         if self.should_video(self.step):
             for key in self.config.log_keys_video:
                 if key in episode and episode[key].ndim == 4:

@@ -158,7 +158,8 @@ def _report(path: Path, counts: dict[str, int], start_step: int | None) -> None:
 def _parse(line: bytes) -> dict[str, Any] | None:
     """Return the object of a whole line with a step, else None."""
     try:
-        entry = json.loads(line)
+        # NaN and infinity are no JSON, but the 2021 release wrote them.
+        entry = json.loads(line, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         return None
     whole = line.endswith(b"\n") and isinstance(entry, dict)

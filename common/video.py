@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 FPS = 20  # Default playback speed, frames per second.
+STILL = 2**16 - 1  # hundredths of a second that one image of a GIF can last
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:
@@ -41,7 +42,8 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
         frames: [T, H, W, C] uint8, or float in [0, 1]; C is 1 (exact) or 3 (256
             colours).
         fps: frames per second. GIF counts in hundredths of a second and browsers slow down
-            anything below two of them, so 50 is the fastest.
+            anything below two of them, so 50 is the fastest. A still of more than ten minutes is
+            shown as one of ten.
 
     Raises:
         ValueError: the frames have another shape.
@@ -49,11 +51,9 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     frames = to_uint8(frames)
     if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
         raise ValueError(f"A video must be [T, H, W, 1 or 3], not {list(frames.shape)}.")
-    images = [_image(frame) for frame in frames]
-    if frames.shape[-1] == 3:
-        palette = _palette(frames)
-        images = [x.quantize(palette=palette, dither=Image.Dither.NONE) for x in images]
+    images = list(map(_image, frames)) if frames.shape[-1] == 1 else _quantized(frames)
     hundredths = max(2, round(100 / fps))
+    images = _shortened(images, STILL // hundredths)
     buffer = io.BytesIO()
     images[0].save(
         buffer,
@@ -86,6 +86,22 @@ def save_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = FPS) -> N
 def _image(frame: np.ndarray) -> Image.Image:
     frame = np.ascontiguousarray(frame)
     return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+
+
+def _shortened(images: list[Image.Image], longest: int) -> list[Image.Image]:
+    """Leave out equal images beyond so many in a row: a still has one duration, of 16 bits."""
+    kept, still, before = [], 0, b""
+    for image in images:
+        content = image.tobytes()
+        still, before = (still + 1 if content == before else 1), content
+        if still <= longest:
+            kept.append(image)
+    return kept
+
+
+def _quantized(frames: np.ndarray) -> list[Image.Image]:
+    palette = _palette(frames)
+    return [_image(x).quantize(palette=palette, dither=Image.Dither.NONE) for x in frames]
 
 
 def _palette(frames: np.ndarray) -> Image.Image:

@@ -20,10 +20,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dreamerv2.common import metricsfile, video
+from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.logger import (
     Entry,
+    EpisodeLog,
     JSONLOutput,
     Logger,
     TensorBoardOutput,
@@ -69,6 +71,19 @@ def moving_square(frames=8, channels=3):
 
 
 # Logger.
+
+
+def test_entries_of_an_episode_are_reduced_as_the_knobs_say():
+    """The sum is that of all elements, the maximum the mean of every element's."""
+    output, step = Memory(), Counter(0)
+    chosen = {f"log_keys_{name}": "^vector$" for name in ("sum", "mean", "max")}
+    config = Config({**chosen, "log_keys_video": [""], "eval_every": 0})
+    log = EpisodeLog("train", config, Logger(step, [output], 4), step)
+    log({"reward": np.ones(3), "vector": np.array([[1, 2], [3, 4], [5, 0]])}, {"total_steps": 7})
+    logged = {name: value for _, name, value in output.writes[0][1]}
+    assert logged["sum_train_vector"] == 15 and logged["mean_train_vector"] == 2.5
+    assert logged["max_train_vector"] == 4.5 and logged["train_total_steps"] == 7
+    assert logged["train_return"] == 3 and logged["train_length"] == 2
 
 
 def test_steps_are_environment_frames_at_the_time_of_the_write():
@@ -269,6 +284,13 @@ def test_steps_of_every_metric_increase_after_repair(tmp_path):
     JSONLOutput(tmp_path).close()
     kept = [(x["step"], name) for x in lines(tmp_path) for name in x if name != "step"]
     assert kept == [(4, "a"), (8, "a"), (8, "b"), (6, "c"), (12, "a")]
+
+
+def test_a_line_of_the_release_with_nan_is_repaired_too(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4, "a": NaN}\n{"step": 4, "a": 1, "b": NaN, "c": -Infinity}\n')
+    JSONLOutput(tmp_path).close()
+    assert lines(tmp_path)[1] == {"step": 4, "b": None, "c": None}
 
 
 def test_sound_file_is_not_touched(tmp_path):
@@ -522,6 +544,17 @@ def test_gray_gif_is_exact_even_for_noise():
 def test_still_frames_keep_their_time():
     clip = moving_square().repeat(3, 0)
     assert_shows(video.encode_gif(clip), clip)
+
+
+def test_a_still_longer_than_a_gif_can_tell_is_shortened():
+    """A game that waits for its player shows one frame for minutes; 16 bits are 655 s."""
+    clip = np.zeros((13_200, 4, 4, 1), np.uint8)
+    clip[13_150:] = 255
+    gif = Image.open(io.BytesIO(video.encode_gif(clip)))
+    durations = [gif.seek(t) or gif.info["duration"] for t in range(gif.n_frames)]
+    assert sum(durations[:-1]) == 655_350 and durations[-1] == 50 * 50
+    colours = np.repeat(clip, 3, -1)
+    assert Image.open(io.BytesIO(video.encode_gif(colours))).n_frames == gif.n_frames
 
 
 def test_colours_of_a_long_video_stay_close():

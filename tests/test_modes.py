@@ -286,6 +286,13 @@ def test_without_an_encoder_there_are_gifs_and_one_line(tmp_path, monkeypatch, c
     assert capsys.readouterr().out.count("dreamerv2[video]") == 1
 
 
+def test_a_gif_of_large_frames_ends_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(film, "GIF_BYTES", 1000)
+    gif, *_ = film.save(tmp_path / "large", np.zeros((9, 8, 9, 3), np.uint8))
+    with Image.open(gif) as image:
+        assert image.info["duration"] == 5 * 50, "5 frames of 216 bytes"
+
+
 def test_an_mp4_holds_odd_sizes_too(tmp_path):
     pytest.importorskip("av", reason="the extra video is not installed")
     _, mp4 = film.save(tmp_path / "odd", np.full((3, 33, 35, 3), 200, np.uint8))

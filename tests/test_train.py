@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from train_fakes import World, make_config
 from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.errors import UserError
-from dreamerv2.train import make_replay, train
+from dreamerv2.common.replay import Replay
+from dreamerv2.train import train
 
 
 def read_metrics(logdir, name):
@@ -82,11 +84,54 @@ def test_no_outputs_are_none(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists() and not [*tmp_path.glob("*tfevents*")]
 
 
-@pytest.mark.parametrize(("given", "evaluation"), [(0, 0), (3, 3), (400, 40)])
-def test_an_evaluation_replay_holds_a_tenth_but_at_least_one_sequence(tmp_path, given, evaluation):
-    config = make_config(tmp_path, **{"replay.capacity": given})
-    replay = make_replay(config, tmp_path / "eval_episodes", given // 10)
-    assert replay._capacity == evaluation
+@pytest.mark.parametrize(("given", "evaluation"), [(0, 0), (20, 3), (400, 40)])
+def test_an_evaluation_replay_holds_a_tenth_but_at_least_one_sequence(
+    tmp_path, monkeypatch, given, evaluation
+):
+    opened = {}
+
+    def note(directory, **options):
+        opened[directory.name] = options["capacity"]
+        return Replay(directory, **options)
+
+    monkeypatch.setattr("dreamerv2.train.Replay", note)
+    world = World(make_config(tmp_path, **{"replay.capacity": given}))
+    train(world.config, world.make_envs, world.make_agent)
+    assert opened == {"train_episodes": given, "eval_episodes": evaluation}
+
+
+def test_environments_that_cannot_all_be_made_are_closed(tmp_path):
+    closed, world = [], World(make_config(tmp_path))
+
+    def make_envs(mode, count, seeds):
+        if mode == "eval":
+            raise RuntimeError("the only licence is taken")
+        vector = world.make_envs(mode, count, seeds)
+        vector.close_extras = lambda **kwargs: closed.append(mode)
+        return vector
+
+    with pytest.raises(RuntimeError, match="licence"):
+        train(world.config, make_envs, world.make_agent)
+    assert closed == ["train"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "tensorboard"]
+
+
+def test_without_evaluations_an_only_environment_loses_no_episode(tmp_path):
+    world, made = World(make_config(tmp_path, eval_eps=0, eval_every=5)), []
+
+    def make_only(mode, count, seeds):
+        made.append(made[0] if made else world.make_envs(mode, count, seeds))
+        return made[-1]
+
+    def make_agent(*args):
+        agent = world.make_agent(*args)
+        act = agent.policy  # which counts on environments of its own for training
+        agent.policy = lambda obs, state=None, step=0, mode="train": act(obs, state, step, "any")
+        return agent
+
+    train(world.config, make_only, make_agent)
+    lengths = [len(episode["reward"]) - 1 for episode in read_episodes(tmp_path / "train_episodes")]
+    assert lengths[3:-1] == [7] * len(lengths[3:-1]) and len(lengths) > 10, lengths
 
 
 # --- schedules ---
@@ -144,6 +189,8 @@ def test_evaluation_plays_exactly_eval_eps_episodes(tmp_path, episodes):
     World(make_config(tmp_path, envs=3, eval_eps=episodes), lengths=(7, 4, 9)).run()
     played = read_episodes(tmp_path / "eval_episodes")
     assert len(played) == 1 + 2 * episodes, "two evaluations and one random episode before"
+    counts = [*read_metrics(tmp_path, "eval_total_episodes").values()]
+    assert counts == [1 + episodes, 1 + 2 * episodes], "a count is that after the evaluation"
 
 
 def test_policy_sees_no_last_row_of_unequal_episodes(tmp_path):
