@@ -42,15 +42,15 @@ from dreamerv2.common.runs import load as load_runs
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence and exit status 2."""
+    args = parse_args(argv)
     try:
-        args = parse_args(argv)
         with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is only a $
             make_plots(args)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
     except OSError as error:  # a folder of somebody else, a full disk
-        sys.stderr.write(f"'{error.filename}': {error.strerror}.\n")
+        sys.stderr.write(f"'{error.filename or args.outdir}': {error.strerror}.\n")
         sys.exit(2)
 
 

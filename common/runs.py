@@ -164,17 +164,19 @@ def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Pat
 
 
 def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
-    visited = {exclude}  # a link may lead back up
-    for folder, subfolders, files in os.walk(indir, followlinks=True):
-        here = pathlib.Path(folder)
-        if here.resolve() in visited:
-            subfolders.clear()
-            continue
-        visited.add(here.resolve())
-        subfolders[:] = sorted(set(subfolders) - DATA_FOLDERS)
-        # What else a run folder holds belongs to the run (checkpoint notes, evaluations).
-        names = [METRICS] if METRICS in files else sorted(files)
-        yield from (here / n for n in names if n == METRICS or n.endswith((".json", ".csv")))
+    visited, roots = {exclude}, [indir]
+    for root in roots:  # Links come last: a folder is named by its own place where it has one.
+        for folder, subfolders, files in os.walk(root):
+            here = pathlib.Path(folder)
+            if here.resolve() in visited:
+                subfolders.clear()
+                continue
+            visited.add(here.resolve())
+            subfolders[:] = sorted(set(subfolders) - DATA_FOLDERS)
+            roots += [here / name for name in subfolders if (here / name).is_symlink()]
+            # What else a run folder holds belongs to the run (checkpoint notes, evaluations).
+            names = [METRICS] if METRICS in files else sorted(files)
+            yield from (here / n for n in names if n == METRICS or n.endswith((".json", ".csv")))
 
 
 def identify(

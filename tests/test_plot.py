@@ -446,9 +446,13 @@ def test_linked_runs_are_found_once(logdir, tmp_path):
     linked.parent.mkdir()
     linked.symlink_to(run, target_is_directory=True)
     (logdir / "atari_pong" / "loop").symlink_to(logdir, target_is_directory=True)
+    (logdir / "atari_breakout" / "Best").symlink_to(logdir / "atari_pong" / "a")
+    (logdir / "Latest").symlink_to(logdir / "atari_pong" / "b" / "0")
     found = draw("--indir", logdir, "--outdir", tmp_path / "out", "--methods", "linked")
     assert [(run["task"], run["seed"]) for run in found] == [("atari_pong", "7")]
-    assert len(draw("--indir", logdir, "--outdir", tmp_path / "out")) == 9
+    found = draw("--indir", logdir, "--outdir", tmp_path / "out")
+    assert {run["method"] for run in found} == {"a", "b", "linked"}, "a link gave a run its name"
+    assert len(found) == 9
 
 
 def test_json_that_is_too_deep_or_too_large_is_no_result(logdir, tmp_path, capsys):
