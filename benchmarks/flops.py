@@ -77,7 +77,7 @@ def policy_cost(agent) -> float:
 
 
 def policy_bytes(agent) -> float:
-    """Bytes of the weights that one policy step reads, as they are stored."""
+    """Bytes of the weights that one policy step reads, in the types that its layers multiply in."""
     model, rssm = agent.world_model, agent.world_model.rssm
     modules = (model.encoder, rssm.inp, rssm.gru, rssm.post, rssm.post_dist)
     return sum(_size(module) for module in (*modules, agent.task_behavior.actor))
@@ -128,4 +128,5 @@ def _trained(head, forward: float) -> Cost:
 
 
 def _size(module: tf.Module) -> float:
-    return sum(math.prod(v.shape) * v.dtype.size for v in module.variables)
+    layers = [m for m in (module, *module.submodules) if isinstance(m, Dense | Conv)]
+    return sum(math.prod(v.shape) * layer.dtype.size for layer in layers for v in layer.variables)

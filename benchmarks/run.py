@@ -106,7 +106,7 @@ def loop(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """Of the whole training process at its largest."""
+    """Of the whole training process at its largest, without an evaluation and its videos."""
     noted = shared_run(bench).noted
     yield Row("memory, peak RSS", [noted["memory"]["peak_rss"]], "MiB")
     yield Row("memory, largest RssAnon after an update", [noted["memory"]["rss_anon"]], "MiB")

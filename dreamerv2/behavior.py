@@ -118,6 +118,7 @@ class ActorCritic(tf.Module):
                 seq = world_model.imagine(self.policy, start, is_terminal, noise)
                 reward, metrics = self.reward_norm(reward_fn(seq))
                 target, value = self.target(seq, reward)
+                metrics["critic_slow"] = tf.reduce_mean(value)
             loss, actor_metrics = self.actor_loss(seq, target, value, step)
             loss = self.actor_opt.scale(loss)
         metrics |= actor_metrics | self.actor_opt.minimize(tape, loss)

@@ -21,7 +21,7 @@ MISTAKES = {
     "wrong type": (["--envs", "two"], ["envs", "two", "integer"]),
     "wrong boolean": (["--jit", "yes"], ["jit", "yes", "True or False"]),
     "unknown precision": (["--precision", "8"], ["precision", "8", "auto, 32, 16, bfloat16"]),
-    "no length": (["--dataset.length", "0"], ["dataset.length", "at least 1"]),
+    "no length": (["--dataset.length", "0"], ["dataset.length", "at least 2"]),
     "minlen above maxlen": (["--replay.minlen", "60"], ["minlen", "60", "maxlen", "50"]),
     "no value": (["--steps"], ["steps", "needs a value"]),
     "a word alone": (["atari"], ["'atari'", "stands alone"]),

@@ -100,6 +100,6 @@ def behave(weights, config, discrete, start, terminal, noise, sg=same):
     guess = number(weights, critic, sg(feat[:-1]), config.critic)
     fit = normal_log_prob(sg(target), guess)
     result = {"target": target, "critic": fast[:-1], "entropy": entropy, "mag": mag, "seq": seq}
-    result |= {"reward": reward, "normed": normed}
+    result |= {"reward": reward, "normed": normed, "slow": value}
     result["actor_loss"] = -(weight[:-1] * objective).mean()
     return result | {"critic_loss": -(weight * fit).mean()}

@@ -73,6 +73,7 @@ def test_one_update_of_actor_and_critic(variant, dtype):
     assert_close(metrics["actor_ent"], expected["entropy"].mean(), "entropy")
     assert_close(metrics["critic_target"], expected["target"].mean(), "lambda-returns")
     assert_close(metrics["critic"], expected["critic"].mean(), "values")
+    assert_close(metrics["critic_slow"], expected["slow"].mean(), "values of the slow critic")
     error = np.abs(expected["critic"] - expected["target"]).mean()
     assert_close(metrics["critic_error"], error, "error of the values")
     for key in ("reward", "normed"):
