@@ -142,8 +142,9 @@ class Encoder(tf.Module):
                 x = step(x)
             parts.append(tf.reshape(x, (*batch, -1)))
         if self.vectors:
-            x = tf.concat([tf.cast(obs[key], self.dtype) for key in self.vectors], -1)
-            parts.append(self.mlp(x))
+            # Saturated: a number too large for float16 must not become infinite.
+            vectors = [tf.saturate_cast(obs[key], self.dtype) for key in self.vectors]
+            parts.append(self.mlp(tf.concat(vectors, -1)))
         return tf.concat(parts, -1)
 
 

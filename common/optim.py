@@ -19,15 +19,18 @@ class LossScale(tf.Module):
     def __init__(self, path: str):
         super().__init__()
         self.scale = tf.Variable(2.0**15, name=f"{path}/loss_scale", trainable=False)
-        self.finite = tf.Variable(0, name=f"{path}/loss_scale_finite", trainable=False)
+        # Not int32: such variables stay on the host, where a function compiled for a GPU has none.
+        zero = tf.zeros([], tf.int64)
+        self.finite = tf.Variable(zero, name=f"{path}/loss_scale_finite", trainable=False)
 
     def update(self, finite: tf.Tensor) -> None:
         """Take note of one update: finite is a bool []."""
-        streak = tf.where(finite, self.finite + 1, 0)
+        zero = tf.zeros([], tf.int64)
+        streak = tf.where(finite, self.finite + 1, zero)
         grow = streak >= 2000
         factor = tf.where(finite, tf.where(grow, 2.0, 1.0), 0.5)
         self.scale.assign(tf.clip_by_value(self.scale * factor, 1.0, 2.0**40))
-        self.finite.assign(tf.where(grow, 0, streak))
+        self.finite.assign(tf.where(grow, zero, streak))
 
 
 class Optimizer(tf.Module):

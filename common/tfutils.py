@@ -27,15 +27,18 @@ def gpus() -> list:
 def set_up_devices() -> str:
     """Prepare the devices before first use and return a sentence on which will be used.
 
-    GPU memory is taken as needed, so that others can share the card.
+    That is the first GPU, whose memory is taken as needed, so that others can share the card.
     """
-    for gpu in gpus():
-        # A library user's own code may have computed something already; then it stays as it is.
-        with contextlib.suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus():
-        return f"Using {len(gpus())} GPU(s), with XLA."
-    return "No GPU was found: computing on the CPU."
+    found = gpus()
+    if not found:
+        return "No GPU was found: computing on the CPU."
+    # A library user's own code may have computed something already; then it stays as it is.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices(found[:1], "GPU")
+        tf.config.experimental.set_memory_growth(found[0], True)
+    if len(found) == 1:
+        return "Using the GPU, with XLA."
+    return f"Using the first of {len(found)} GPUs, with XLA; CUDA_VISIBLE_DEVICES chooses another."
 
 
 def cpu_has_bfloat16() -> bool:

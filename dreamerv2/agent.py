@@ -8,6 +8,7 @@ import tensorflow as tf
 from dreamerv2 import exploration
 from dreamerv2.behavior import ActorCritic
 from dreamerv2.common import seeding
+from dreamerv2.common.errors import UserError
 from dreamerv2.common.optim import Optimizer
 from dreamerv2.common.tfutils import (
     Init,
@@ -81,6 +82,9 @@ class Agent(tf.Module):
             mode: train or eval.
 
         Returns: {"action": float32 [E, A]} and the state for the next call.
+
+        Raises:
+            UserError: the action is not finite.
         """
         batch = len(obs["is_first"])
         if state is None:
@@ -95,7 +99,13 @@ class Agent(tf.Module):
             action, state = self._policy_graph(batch, *arguments)(*arguments)
         else:
             action, state = self._policy(*arguments)
-        return {"action": action.numpy()}, state
+        action = action.numpy()
+        if not np.isfinite(action).all():
+            raise UserError(
+                f"The policy's action is not finite in {self.dtype.name}: look for very large "
+                "observations, or try --precision 32."
+            )
+        return {"action": action}, state
 
     def _policy_graph(self, batch: int, *arguments) -> Callable:
         """The traced graph for these arguments: tf.function takes 0.3 ms a step to find it."""

@@ -31,7 +31,10 @@ class RewardNorm(tf.Module):
         """Reward of any shape -> the same, normalized, and metrics. Updates the magnitude."""
         keep, eps = self.config.momentum, self.config.eps
         mean = tf.reduce_mean(tf.abs(tf.stop_gradient(reward)))
-        self.mag.assign(keep * self.mag + (1 - keep) * tf.cast(mean, self.mag.dtype))
+        if keep < 1:
+            mag = keep * self.mag + (1 - keep) * tf.cast(mean, self.mag.dtype)
+            # An update that overflows in float16 is skipped: it must leave no trace here either.
+            self.mag.assign(tf.where(tf.math.is_finite(mag), mag, self.mag))
         normed = reward / (tf.cast(self.mag, reward.dtype) + eps) * self.config.scale
         metrics = {
             "reward_mean": tf.reduce_mean(reward),

@@ -107,7 +107,7 @@ class RSSM(tf.Module):
         late = self._late_products(length, batch, seen=swap_time(self._see(embed)))
         inputs = {
             **swap_time({"noise": noise["post"], "action": tf.cast(action, self.dtype)}),
-            "keep": swap_time(1 - tf.cast(is_first, self.dtype)),
+            "first": swap_time(is_first),
             "offsets": {name: product.offsets for name, product in late.items()},
         }
 
@@ -147,8 +147,7 @@ class RSSM(tf.Module):
         """
         layers = {"inp": self.inp, "gru": self.gru.dense, "out": self.post_dist}
         layers["post"] = lambda deter: self.post(tf.concat([deter, tf.cast(embed, self.dtype)], -1))
-        keep = 1 - tf.cast(is_first, self.dtype)
-        now = {"action": tf.cast(action, self.dtype), "keep": keep, "noise": noise}
+        now = {"action": tf.cast(action, self.dtype), "first": is_first, "noise": noise}
         return self._filter(state, now, lambda name, x: layers[name](x))
 
     def img_step(self, state: State, action: tf.Tensor, noise: dict[str, tf.Tensor]) -> State:
@@ -170,9 +169,10 @@ class RSSM(tf.Module):
 
     def _filter(self, state: State, now: dict, apply: Callable) -> State:
         """One posterior step; `apply(name, x)` is the linear layer of that name."""
-        keep = now["keep"][:, None]  # 0 where a new sequence begins
-        stoch, deter = self._flat(state["stoch"]) * keep, state["deter"] * keep
-        x = self.inp_act(apply("inp", tf.concat([stoch, now["action"] * keep], -1)))
+        # Zeros where a new sequence begins; a product with 0 would leave NaN what it is.
+        begun = lambda x: tf.where(now["first"][:, None], tf.zeros([], x.dtype), x)  # noqa: E731
+        stoch, deter = begun(self._flat(state["stoch"])), begun(state["deter"])
+        x = self.inp_act(apply("inp", tf.concat([stoch, begun(now["action"])], -1)))
         deter = self.gru.gates(apply("gru", tf.concat([x, deter], -1)), deter)
         x = self.post_act(apply("post", deter))
         return self._sample(deter, self._stats(apply("out", x)), now["noise"])

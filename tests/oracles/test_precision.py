@@ -6,8 +6,10 @@ import tensorflow as tf
 from small_agents import batches, build, largest_difference, train
 from small_models import SHAPES, VECTORS, make_model, random_start, small_config, tensors_of
 
+from dreamerv2.behavior import RewardNorm
 from dreamerv2.common import dists
 from dreamerv2.common.config import Config
+from dreamerv2.common.errors import UserError
 from dreamerv2.common.nets import Head
 from dreamerv2.common.tfutils import Init, fold, named_variables, uniform
 
@@ -132,3 +134,42 @@ def test_what_a_head_predicts_is_finer_than_bfloat16():
     value = head(feat).mode()
     rounded = tf.cast(tf.cast(value, tf.bfloat16), tf.float32)
     assert np.mean(value.numpy() != rounded.numpy()) > 0.9, "the last layer was rounded to 8 bits"
+
+
+def test_no_variable_is_int32():
+    """TensorFlow keeps those on the host, out of reach of a function compiled for a GPU."""
+    changes = {"precision": "16", "jit": False, "expl_behavior": "plan2explore"}
+    kinds = {variable.dtype for variable in build(changes).variables}
+    assert tf.int64 in kinds and tf.int32 not in kinds
+
+
+def test_one_overflow_poisons_no_later_update():
+    """A number that float16 cannot hold: its update may be skipped, those after it take place."""
+    agent = build({"precision": "16", "jit": False, "reward_norm": {"momentum": 0.9}})
+    data = batches(8)
+    for batch in data:
+        batch["is_first"][:, 0] = True
+    data[1]["position"][0, 2] = 1e5
+    state = None
+    for number, batch in enumerate(data):
+        state, metrics = agent.train(batch, state)
+        if number == 1:  # as if it had ended in NaN all the same
+            state = tf.nest.map_structure(lambda x: x * np.nan, state)
+    assert all(float(metrics[f"{k}_finite"]) for k in ("model", "actor", "critic")), "still NaN"
+    assert np.isfinite(agent.task_behavior.reward_norm.mag.numpy())
+
+
+def test_the_magnitude_of_rewards_takes_no_overflow():
+    norm = RewardNorm("x", Config({"momentum": 0.9, "scale": 1.0, "eps": 1e-8}))
+    norm(tf.constant([1.0, np.inf]))
+    assert norm.mag == 1
+    norm(tf.constant([3.0, -3.0]))
+    np.testing.assert_allclose(norm.mag, 0.9 + 0.3, rtol=1e-6)
+
+
+def test_an_action_that_is_not_finite_is_refused_in_a_sentence():
+    agent = build({"jit": False})
+    obs = {key: value[:2, 0].copy() for key, value in batches(1)[0].items()}
+    obs["position"][0] = np.nan
+    with pytest.raises(UserError, match="action is not finite in float32: look for very large"):
+        agent.policy(obs)
