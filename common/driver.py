@@ -164,7 +164,8 @@ class Driver:
     def _emit(self, index: int, action: np.ndarray) -> None:
         if self._silent[index]:
             return
-        row = {key: values[index] for key, values in self._obs.items()}
+        # Copies: a row that is kept must not keep the other environments' alive.
+        row = {key: values[index].copy() for key, values in self._obs.items()}
         row["action"] = action
         if self._on_episode:
             self._episodes[index].append(row)

@@ -38,6 +38,7 @@ REDUCTIONS = {  # of an entry [T+1, ...] over an episode; the largest one of eve
     "mean": np.mean,
     "max": lambda x: np.max(x, axis=0).mean(),
 }
+FILMED = 3000  # frames of an episode: encoding takes a second for each thousand
 ALWAYS = ("total_steps", "total_episodes", "loaded_steps", "loaded_episodes")  # even if zero
 
 
@@ -242,6 +243,7 @@ class EpisodeLog:
     def __init__(self, mode: str, config: Config, logger: Logger, step: Counter):
         self.mode, self.config, self.logger, self.step = mode, config, logger, step
         self.should_video = Every(config.eval_every)
+        self._told: set[str] = set()
         self.latest: dict[str, float] = {}
 
     def __call__(self, episode: dict[str, np.ndarray], more: Mapping[str, int] = {}) -> None:
@@ -260,7 +262,15 @@ class EpisodeLog:
                 self.logger.scalar(f"{name}_{self.mode}_{key}", float(value))
         self.logger.add(more, prefix=self.mode)
         if self.should_video(self.step):
-            for key in self.config.log_keys_video:
-                if key in episode and episode[key].ndim == 4:
-                    self.logger.video(f"{self.mode}_policy_{key}", episode[key])
+            self._film(episode)
         self.logger.write()
+
+    def _film(self, episode: dict[str, np.ndarray]) -> None:
+        images = [key for key, value in episode.items() if value.ndim == 4]
+        for key in self.config.log_keys_video:
+            if key in images:
+                self.logger.video(f"{self.mode}_policy_{key}", episode[key][:FILMED])
+            elif key != "image" and key not in self._told:  # the default, of tasks without as well
+                self._told.add(key)
+                there = ", ".join(images) or "none"
+                print(f"--log_keys_video {key} is no image; there are {there}.", flush=True)

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import tokenize
+import weakref
 import zipfile
 import zlib
 from pathlib import Path
@@ -66,12 +67,18 @@ class damage_reported:
             raise Damaged(f"cannot be read: {error.strerror}") from error
 
 
-_layouts: dict[tuple, dict[str, Member]] = {}
+class Layout(dict[str, Member]):
+    """Key -> Member. A class of its own, because a plain dict takes no weak references."""
+
+    __slots__ = ("__weakref__",)
 
 
-def read_layout(path: Path) -> tuple[int, dict[str, Member]]:
+_layouts: weakref.WeakValueDictionary[tuple, Layout] = weakref.WeakValueDictionary()
+
+
+def read_layout(path: Path) -> tuple[int, Layout]:
     """Return the number of rows and the layout; equal layouts are one object (20k files)."""
-    members, lengths = {}, set()
+    members, lengths = Layout(), set()
     with damage_reported(), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             key, rows, member = _read_member(file, info)

@@ -20,7 +20,8 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int, unit: str = "frames", done: int = 0):
-        self._label, self._unit, self._total, self._done = label, unit, int(total), int(done)
+        self._label, self._unit, self._done = label, unit, int(done)
+        self._total = max(int(total), self._done)
         self._start, self._first = time.monotonic(), int(done)
         self._plain = not sys.stderr.isatty()
         self._bar = tqdm.tqdm(
@@ -52,4 +53,5 @@ class Progress:
 
     def show(self, **values: float) -> None:
         """Show values behind the bar, such as the last return."""
-        self._bar.set_postfix({key: f"{value:.4g}" for key, value in values.items()})
+        shown = {key: f"{value:.4g}" for key, value in values.items()}
+        self._bar.set_postfix(shown, refresh=False)  # Drawn with the bar, not at every step.

@@ -160,6 +160,14 @@ def test_episodes_hold_their_rows_stacked():
     assert [ep["is_terminal"][-1] for _, ep in seen.episodes] == [True, True, False]
 
 
+def test_a_row_that_is_kept_keeps_nothing_else_alive():
+    """A view would hold the images of all environments, for as long as one episode lasts."""
+    record = Recorder()
+    record.driver((3,), (9,))(CountingAgent(), steps=8)
+    arrays = [value for _, row in record.rows for key, value in row.items() if key != "action"]
+    assert all(getattr(array, "base", None) is None for array in arrays)
+
+
 def test_reset_rows_reach_on_reset_and_on_step_in_order():
     order = []
     envs = vectorize([lambda: CountingEnv(0, [2])])

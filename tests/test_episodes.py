@@ -1,3 +1,4 @@
+import gc
 import os
 import resource
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from episode_rows import make_arrays, make_row
 
-from dreamerv2.common import episodes
+from dreamerv2.common import episodes, npzlayout
 from dreamerv2.common.episodes import FILE_NAME, FileCache, Names, StoredEpisode, write_episode
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.journal import Journal
@@ -257,3 +258,17 @@ def test_a_row_of_another_shape_or_with_other_keys_is_refused_by_name(tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="Could not write"):
         Journal.create(tmp_path / "missing", NAME, make_row(0, 0))
+
+
+def test_layouts_are_shared_and_forgotten_with_their_episodes(tmp_path):
+    before = len(npzlayout._layouts)
+    paths = [
+        write_episode(tmp_path, f"20210102T03040{i}-{'0' * 31}{i}", make_arrays(i, steps))
+        for i, steps in enumerate([5, 5, 6, 7])
+    ]
+    episodes = [StoredEpisode(path) for path in paths]
+    assert episodes[0].layout is episodes[1].layout, "20,000 files would hold 20,000 layouts"
+    assert len(npzlayout._layouts) == before + 3
+    del episodes
+    gc.collect()
+    assert len(npzlayout._layouts) == before, "the layouts of pruned episodes stay"

@@ -31,6 +31,7 @@ from dreamerv2.common.logger import (
     TensorBoardOutput,
     TerminalOutput,
 )
+from dreamerv2.common.progress import Progress
 
 
 class Memory:
@@ -71,6 +72,36 @@ def moving_square(frames=8, channels=3):
 
 
 # Logger.
+
+
+def test_films_of_episodes_are_bounded_and_what_is_no_image_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("dreamerv2.common.logger.FILMED", 5)
+    output, step = Memory(), Counter(0)
+    chosen = {f"log_keys_{name}": "^$" for name in ("sum", "mean", "max")}
+    config = Config({**chosen, "log_keys_video": ["image", "imgae"], "eval_every": 1})
+    log = EpisodeLog("train", config, Logger(step, [output], 4), step)
+    for _ in range(2):
+        log({"reward": np.ones(9), "image": np.zeros((9, 4, 4, 1), np.uint8)})
+        step.increment()
+    films = [value for kind, _, value in output.writes[0][1] if kind == "video"]
+    assert [len(film) for film in films] == [5]
+    assert capsys.readouterr().out.count("--log_keys_video imgae is no image; there are image") == 1
+
+
+def test_a_bar_is_not_drawn_at_every_step(monkeypatch):
+    """50 million steps would be 6 GB on a terminal that is recorded."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress("Training", 10_000) as bar:
+        for step in range(5000):
+            bar.update(1)
+            bar.show(train_return=step)
+    shown = sys.stderr.getvalue()
+    assert "Training" in shown and len(shown) < 50_000, f"{len(shown)} bytes for 5,000 steps"
 
 
 def test_entries_of_an_episode_are_reduced_as_the_knobs_say():
