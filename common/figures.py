@@ -108,10 +108,10 @@ def limits(arrays: Sequence[np.ndarray], margin: float) -> tuple[float, float]:
 
 
 def check_limits(flag: str, ends: Sequence[float] | None) -> None:
-    """Raise UserError if the limits that a flag gives, if any, are no finite numbers."""
-    if ends and not np.isfinite(ends).all():
+    """Raise UserError if the limits that a flag gives, if any, are no range."""
+    if ends and not (np.isfinite(ends).all() and ends[0] < ends[1]):
         numbers = " and ".join(f"{end:g}" for end in ends)
-        raise UserError(f"{flag} takes two finite numbers, not {numbers}.")
+        raise UserError(f"{flag} takes two finite numbers, the lower one first, not {numbers}.")
 
 
 def legend(fig: Figure, order: Sequence[str]) -> None:

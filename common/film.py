@@ -49,7 +49,8 @@ class Film:
         if len(self._kept) < min(GIF_FRAMES, 1 + GIF_BYTES // frame.nbytes):
             self._kept.append(frame)
         if self._mp4:
-            self._mp4.add(frame)
+            with self._mp4:
+                self._mp4.add(frame)
 
     def close(self) -> list[Path]:
         """Finish the files and return their paths; none if there was no frame."""
@@ -58,7 +59,10 @@ class Film:
         gif = self._named("gif")
         frames, self._kept = np.stack(self._kept), []
         video.save_gif(gif, frames, self._fps)
-        return [gif, self._mp4.close()] if self._mp4 else [gif]
+        if not self._mp4:
+            return [gif]
+        with self._mp4:
+            return [gif, self._mp4.close()]
 
     def _named(self, suffix: str) -> Path:
         return self._path.with_name(f"{self._path.name}.{suffix}")  # the name may hold dots
@@ -73,13 +77,23 @@ def save(path: str | os.PathLike, frames: np.ndarray, fps: float = video.FPS) ->
 
 
 class _MP4:
-    """H.264 in an MP4 file, which has its name only when it is whole."""
+    """H.264 in an MP4 file, which has its name only when it is whole.
+
+    What fails within it as a context (a full disk) leaves no draft behind.
+    """
 
     def __init__(self, path: Path, fps: float):
         self._path, self._draft = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._fps = Fraction(fps).limit_denominator(1000)
         self._container: Any = None
         self._stream: Any = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, *unused: object) -> None:
+        if kind is not None:
+            self._draft.unlink(missing_ok=True)
 
     def add(self, frame: np.ndarray) -> None:
         import av  # optional

@@ -80,7 +80,12 @@ def save_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = FPS) -> N
     """Write ``frames`` (as for ``encode_gif``) to ``path``, creating its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_gif(frames, fps))
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(encode_gif(frames, fps))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _image(frame: np.ndarray) -> Image.Image:

@@ -12,6 +12,7 @@ Writes two videos for every image that the model predicts, to LOGDIR/videos:
 It needs no environment, and only reads the run: training may go on in another process.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,14 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     stem /= f"dream_{weights.step * config.action_repeat:012d}"
     paths = []
     for name, frames in videos.items():
-        paths += film.save(f"{stem}_{name}", frames, FPS)
+        paths += film.save(f"{stem}_{file_name(name)}", frames, FPS)
     print("Videos:", *paths, sep="\n  ", flush=True)
     return paths
+
+
+def file_name(name: str) -> str:
+    """Return the name without what a path means something by: a key may hold anything."""
+    return re.sub(r"[^.\w-]", "_", name)
 
 
 def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Tensor) -> dict:

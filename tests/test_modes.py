@@ -1,5 +1,6 @@
 """--mode eval and --mode dream on a tiny run of a real game."""
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -284,6 +285,32 @@ def test_without_an_encoder_there_are_gifs_and_one_line(tmp_path, monkeypatch, c
     film._has_encoder.cache_clear()
     assert [path.name for path in paths] == ["a.gif", "b.gif"]
     assert capsys.readouterr().out.count("dreamerv2[video]") == 1
+
+
+def test_a_video_that_fails_leaves_no_draft_and_no_half(tmp_path, monkeypatch):
+    (tmp_path / "a.gif").write_bytes(b"old")
+    picture = np.zeros((2, 8, 9, 3), np.uint8)
+
+    def full(self, data):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            film.save(tmp_path / "a", picture)
+    assert (tmp_path / "a.gif").read_bytes() == b"old"
+    with monkeypatch.context() as patch:
+        patch.setattr(film._MP4, "add", lambda self, frame: full(self._draft, frame))
+        if importlib.util.find_spec("av"):
+            with pytest.raises(OSError, match="No space"):
+                film.save(tmp_path / "b", picture)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_names_of_images_lead_out_of_no_folder():
+    assert dream.file_name("/../../esc_openloop") == "_.._.._esc_openloop"
+    assert dream.file_name("camera.rgb_imagined") == "camera.rgb_imagined"
 
 
 def test_a_gif_of_large_frames_ends_before_it_fills_the_memory(tmp_path, monkeypatch):

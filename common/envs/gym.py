@@ -83,6 +83,9 @@ class AnyGym(gymnasium.Env):
         self._env = env
         self.metadata = dict(getattr(env, "metadata", None) or {})
         self.render_mode = getattr(env, "render_mode", None)
+        if self.render_mode is None and "rgb_array" in self.metadata.get("render.modes", ()):
+            # Before gym 0.26 an environment had no mode of its own: `render` is told it.
+            self.render_mode = "rgb_array" if self._render_takes_mode() else None
         self.observation_space = convert_space(env.observation_space)
         self.action_space = convert_space(env.action_space)
         try:
@@ -100,8 +103,10 @@ class AnyGym(gymnasium.Env):
         if seed is not None and "seed" not in known and hasattr(self._env, "seed"):
             self._env.seed(seed)
         result = self._env.reset(**known)
-        pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
-        return result if pair else (result, {})
+        pair = isinstance(result, tuple) and len(result) == 2
+        if pair and isinstance(result[1], dict | None):
+            return result[0], result[1] or {}
+        return result, {}
 
     def step(self, action: Any):
         """Step; the result always has five entries."""
@@ -116,14 +121,19 @@ class AnyGym(gymnasium.Env):
                 f"{f' of {count}' if count else ''}."
             )
         obs, reward, done, info = result
+        info = info or {}
         truncated = bool(done and info.get("TimeLimit.truncated", False))
         return obs, reward, bool(done) and not truncated, truncated, info
 
     def render(self):
         """The environment's own frame: gym before 0.26 takes the mode as an argument."""
-        if "mode" in inspect.signature(self._env.render).parameters:
-            return self._env.render(mode="rgb_array")
-        return self._env.render()
+        return (
+            self._env.render(mode="rgb_array") if self._render_takes_mode() else self._env.render()
+        )
+
+    def _render_takes_mode(self) -> bool:
+        render = getattr(self._env, "render", None)
+        return render is not None and "mode" in inspect.signature(render).parameters
 
     def close(self) -> None:
         """Close the environment, if it can be closed."""
@@ -169,7 +179,8 @@ def _registered(name: str) -> Any:
         if old is not None:
             return old
         raise UserError(
-            f"gymnasium knows no environment '{name}'.{nearest(name, gymnasium.registry)}"
+            f"gymnasium knows no environment '{name}'.{nearest(name, gymnasium.registry)} Of one "
+            "that a package registers, name the module: gym_MODULE:NAME."
         ) from error
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"gymnasium cannot make '{name}': {error}") from error

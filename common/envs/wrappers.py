@@ -26,6 +26,8 @@ __all__ = [
     "wrap",
 ]
 
+LARGEST = float(np.finfo(np.float32).max)
+
 _log = logging.getLogger(__name__)
 
 
@@ -208,8 +210,8 @@ class CheckSpaces(gymnasium.Wrapper):
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._check(obs)
         reward = _number(reward)
-        if not np.isfinite(reward):
-            message = f"The environment returned the reward {reward}; it must be finite."
+        if not abs(reward) <= LARGEST:  # nor NaN
+            message = f"The environment returned the reward {reward}; it must be finite in float32."
             raise NotFinite(message, {**obs, "reward": reward, "action": action})
         return obs, reward, terminated, truncated, info
 
@@ -225,8 +227,8 @@ class CheckSpaces(gymnasium.Wrapper):
                 )
             if floating and not np.isfinite(value).all():
                 raise NotFinite(
-                    f"The environment's observation '{key}' contains NaN or Inf; every entry "
-                    f"of its {dtype} {list(shape)} must be finite.",
+                    f"The environment's observation '{key}' contains NaN or Inf, or what is too "
+                    f"large for float32; every entry of its {dtype} {list(shape)} must be finite.",
                     obs,
                 )
 

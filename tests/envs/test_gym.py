@@ -42,6 +42,11 @@ def test_action_repeat_and_time_limit_of_the_config_apply():
     assert env.unwrapped is not None
 
 
+def test_a_name_of_another_package_says_how_to_name_that():
+    with pytest.raises(UserError, match="name the module: gym_MODULE:NAME"):
+        gym.make("NoSuch/Game-v5", env_config())
+
+
 def test_unknown_names_say_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'CartPole-v1'"):
         make_env("gym_CartPol-v1", env_config())
@@ -239,6 +244,26 @@ def test_old_gym_with_four_entries(cut_off):
     assert rows[3][2:] == (not cut_off, cut_off), "a time limit was taken for a termination"
     assert env.render() == "rgb_array"
     env.close()
+
+
+def test_old_gym_says_by_its_metadata_that_it_renders():
+    inner = OldGym(False)
+    assert gym.wrap(inner, env_config()).render_mode is None
+    inner.metadata = {"render.modes": ["human", "rgb_array"]}
+    assert gym.wrap(inner, env_config()).render_mode == "rgb_array"
+
+
+class NoInfo(OldGym):
+    def reset(self):
+        return super().reset(), None
+
+    def step(self, action):
+        return *super().step(action)[:3], None
+
+
+def test_an_info_of_none_is_an_empty_one():
+    rows = play(gym.wrap(NoInfo(False), env_config()), 3)
+    assert [row[0]["observation"][0] for row in rows] == [0, 1, 2, 3, 0]
 
 
 class OldGymFive(OldGym):

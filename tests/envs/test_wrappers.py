@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from dreamerv2.common.envs import wrappers
 from dreamerv2.common.envs.spaces import DictObs
 from dreamerv2.common.envs.wrappers import OneHotSpace
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import NotFinite, UserError
 
 
 class Scripted(gymnasium.Env):
@@ -50,6 +50,12 @@ def test_a_broken_observation_is_named(bad, message):
     env.reset()
     with pytest.raises(UserError, match=message):
         env.step(0)
+
+
+@pytest.mark.parametrize("reward", [1e39, -1e300])
+def test_a_reward_too_large_for_the_replay_is_named(reward):
+    with pytest.raises(NotFinite, match="must be finite in float32"):
+        wrappers.CheckSpaces(Scripted(VECTOR, GOOD, reward=reward)).step(0)
 
 
 def test_a_reward_that_is_nan_is_named():
