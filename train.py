@@ -5,10 +5,10 @@
 `train` is the whole loop, to be read from top to bottom; `main` is the command line.
 """
 
-import contextlib
 import errno
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ import gymnasium
 from dreamerv2 import rules, saved
 from dreamerv2.common import envs, flags, paths, seeding
 from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.cleanup import Cleanup
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.driver import Driver, RandomPolicy
@@ -52,7 +53,7 @@ def train(
     make_envs: Callable[[str, int, list[int]], gymnasium.vector.VectorEnv],
     make_agent: Callable[..., Any],
     outputs: Sequence[Output] | None = None,
-) -> None:
+) -> signal.Signals | None:
     """Run the loop until `steps`, continuing what the logdir holds.
 
     Args:
@@ -60,6 +61,8 @@ def train(
         make_envs: (mode, count, seeds) -> vector of environments; mode is train or eval.
         make_agent: (config, shapes, actions, discrete) -> agent.Agent or alike.
         outputs: where metrics go; those of make_outputs if None.
+
+    Returns: the signal that ended it early, with everything saved; None if it ran to its end.
 
     Raises:
         UserError: something that the user can put right; all that was collected is saved.
@@ -72,6 +75,10 @@ def train(
     step = Counter(max(saved_step, replay.stats["total_steps"]))  # agent steps
     if step.value:
         print(f"Continuing from agent step {step.value:,}.", flush=True)
+        if arrays is None:
+            print("There is no checkpoint: the weights begin anew.", flush=True)
+        elif not replay.stats["loaded_steps"]:
+            print("The replay is empty: random actions refill it with an episode.", flush=True)
     frames = step.value * config.action_repeat
     outputs = make_outputs(logdir, frames) if outputs is None else outputs
     logger = Logger(step, outputs, config.action_repeat)
@@ -113,10 +120,12 @@ def train(
                     if step >= config.prefill:
                         replay.check_hope()
                     if stop:
-                        return print(ending(config, step.value, stop), flush=True)
-            eval_driver(random, episodes=1, stop=lambda: bool(stop))
+                        break
+            if not stop:
+                eval_driver(random, episodes=1, stop=lambda: bool(stop))
             if stop:
-                return print(ending(config, step.value, stop), flush=True)
+                print(ending(step.value, stopped=True), flush=True)
+                return stop.received
             driver.reset()  # the policy's first episode is all its own
             replay.end_episodes()
         # From here on: the score of random actions is none of the agent's.
@@ -205,30 +214,9 @@ def train(
         if learner.pending:  # what the updates since the last line were like
             log()
         save()
-    print(ending(config, step.value, stop), flush=True)
-
-
-class Cleanup:
-    """Closes what a run has open, in this order, whatever ends it and whichever cannot close."""
-
-    def __init__(self, *resources: Any):
-        self._resources = resources
-
-    def __enter__(self) -> "Cleanup":
-        return self
-
-    def add(self, resource: Any) -> None:
-        """Close this one too."""
-        self._resources = (*self._resources, resource)
-
-    def forget(self) -> None:
-        """Close nothing: somebody else will."""
-        self._resources = ()
-
-    def __exit__(self, *unused: object) -> None:
-        with contextlib.ExitStack() as stack:
-            for resource in reversed(self._resources):
-                stack.callback(resource.close)
+    stopped = bool(stop) and step < config.steps
+    print(ending(step.value, stopped), flush=True)
+    return stop.received if stopped else None
 
 
 def make_replay(config: Config, directory: Path, capacity: float) -> Replay:
@@ -258,14 +246,15 @@ def describe(config: Config) -> str:
             f"Evaluation: {config.eval_eps} episode(s) every {times(config.eval_every)}.",
             f"Metrics every {times(config.log_every)}.",
             f"A checkpoint every {config.checkpoint_every}.",
-            f"The run ends after {times(config.steps)}.",
+            f"The run ends after {times(config.steps)}."
+            + (" Nothing is learned: the prefill is longer." * (config.steps <= config.prefill)),
         ]
     )
 
 
-def ending(config: Config, step: int, stop: StopRequest) -> str:
+def ending(step: int, stopped: bool) -> str:
     """What to say when the loop has ended."""
-    if stop and step < config.steps:
+    if stopped:
         return f"Stopped at agent step {step:,}, all saved. The same command continues the run."
     return f"Done: {step:,} agent steps. More --steps continue the run from here."
 
@@ -304,25 +293,27 @@ def run(
     config: Config,
     make_envs: Callable[..., gymnasium.vector.VectorEnv] | None = None,
     outputs: Sequence[Output] | None = None,
-) -> None:
+) -> signal.Signals | None:
     """Do what the config's mode says, with the real agent.
 
     Args:
         make_envs: as for `train`; None makes the environments of the config's task.
         outputs: as for `train`.
+
+    Returns: as `train`.
     """
     if config.mode == "dream":
         with hushed():
             from dreamerv2.dream import dream
         dream(config, make_agent)
-        return
+        return None
     own = make_envs is not None
     make_envs = make_envs or task_envs(config)
     if config.mode == "eval":
         from dreamerv2.evaluate import evaluate  # only here: it brings pandas in
 
         evaluate(config, make_envs, make_agent)
-        return
+        return None
     if not config.logdir:
         raise UserError(
             "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."
@@ -334,7 +325,7 @@ def run(
         # The steps in metrics.jsonl are frames. A library user's task is but a name.
         saved.prepare(config, logdir, ["action_repeat"] if own else ["action_repeat", "task"])
         print(config, describe(config), sep="\n", flush=True)
-        train(config, make_envs, make_agent, outputs)
+        return train(config, make_envs, make_agent, outputs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from dreamerv2.common.errors import UserError
 from dreamerv2.common.journal import Journal, stored_dtype
 from dreamerv2.common.sequences import Dataset
 
+ENDLESS = 100_000  # steps in which no episode has ended before it is not waited for any longer
 HOPELESS = 100  # episodes that were all too short before the next one is not waited for
 
 
@@ -49,7 +50,7 @@ class Replay:
         self._seed = seed if isinstance(seed, np.random.SeedSequence) else _seeds(seed)
         self._open: dict[int, Journal] = {}
         self._cut: set[int] = set()
-        self._short, self._waiting = 0, False
+        self._short = self._waiting = 0
         self._datasets: weakref.WeakSet[Dataset] = weakref.WeakSet()
         self._archive = Archive(Path(directory).expanduser(), self._minlen)
         self._candidates = [e for e in self._archive.episodes if e.rows >= self._minlen]
@@ -165,19 +166,27 @@ class Replay:
     def check_hope(self) -> None:
         """Tell whoever waits for an episode to learn from why there is none.
 
-        Raises UserError when so many were too short that waiting is in vain; says once when none
-        has ended yet.
+        Says once that none has ended. Raises UserError when so many were too short, or the first
+        one goes on for so long, that waiting is in vain.
         """
         if self.ready:
             return
         if self._short >= HOPELESS:
             raise self._nothing_to_sample()
-        if not (self._short or self._archive.episodes or self._waiting):
-            self._waiting = True
+        going = self.stats["ongoing_steps"]
+        if self._short or self._archive.episodes:
+            return
+        if not self._waiting:
+            self._waiting = max(ENDLESS, 10 * going)
             print(
-                f"No episode has ended in {self.stats['ongoing_steps']:,} steps; learning begins "
-                "after the first. Episodes that never end need --time_limit.",
+                f"No episode has ended in {going:,} steps; learning begins after the first. "
+                "Episodes that never end need --time_limit.",
                 flush=True,
+            )
+        elif going > self._waiting:
+            raise UserError(
+                f"No episode has ended in {going:,} steps, so there is nothing to learn from: give "
+                "--time_limit, the agent steps after which an episode is cut."
             )
 
     @property

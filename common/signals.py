@@ -1,7 +1,9 @@
 """Stopping a run politely."""
 
 import contextlib
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -10,19 +12,36 @@ from typing import Any
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM raise KeyboardInterrupt, as SIGINT does, where no StopRequest is in force."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Have SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does, outside a StopRequest."""
+    numbers = [n for n in _numbers() if n != signal.SIGINT]
+    former = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _numbers() -> list[signal.Signals]:
+    """The signals to notice here: none outside the main thread, no SIGHUP under nohup."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
+def _leave_terminal() -> None:
+    """Print to nowhere from now on, if it was to a terminal: that is gone, printing would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # closed already
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 class StopRequest:
-    """Notices SIGINT and SIGTERM, so that the loop can end after the step in flight.
+    """Notices SIGINT, SIGTERM and SIGHUP, so that the loop can end after the step in flight.
 
     A second SIGINT stops at once. As a context manager it puts the former handlers back. Outside
     the main thread, where Python allows no handlers, it never fires.
@@ -30,8 +49,6 @@ class StopRequest:
     Args:
         waiting: what the loop may have to wait for; told to `hurry()`, if it can.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, *waiting: Any):
         self._waiting = waiting
@@ -42,8 +59,7 @@ class StopRequest:
         return self.received is not None
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._former = {number: signal.signal(number, self._note) for number in _numbers()}
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -54,6 +70,8 @@ class StopRequest:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        if number == signal.SIGHUP:
+            _leave_terminal()
         print(f"\n{self.received.name}: finishing the step in flight, then saving.", flush=True)
         for each in self._waiting:
             getattr(each, "hurry", lambda: None)()

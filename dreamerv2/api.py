@@ -12,7 +12,8 @@ action = policy(obs)  # as often as you like, in a loop of your own
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +35,35 @@ defaults: Config = Config(configs.pop("defaults"))
 end_scripts_plainly()
 
 
-def train(env: Any, config: Config, outputs: Sequence[Output] | None = None) -> None:
+def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None = None) -> None:
     """Train on an environment, or evaluate or dream where config.mode says so.
 
-    Metrics, replay and checkpoints go to config.logdir; a run that is there continues. Ctrl-C stops
-    after the step in flight and saves.
+    Metrics, replay and checkpoints go to config.logdir; a run that is there continues. Ctrl-C and
+    other signals stop after the step in flight and save; then they end the script, as they would
+    without a training.
 
     Args:
         env: an environment with the API of gymnasium or of any gym; evaluation then interrupts the
             training episode, and the environment stays open. Or a function that makes one: then
             there can be several (config.envs), and evaluation has its own.
-        config: `defaults`, changed by `update` and `parse_flags`. config.task only names the run.
+        config: `defaults`, changed by `update` and `parse_flags`, or a mapping of such changes.
+            config.task only names the run.
         outputs: where metrics go, instead of terminal, metrics.jsonl and TensorBoard.
 
     Raises:
         UserError: something that the caller can put right, in a sentence.
+        KeyboardInterrupt: Ctrl-C; everything is saved. SystemExit: another signal, likewise.
     """
+    config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
         config = config.update({"task": f"{trainer.CUSTOM}{_name(env)}"})
     rules.validate(config)
     make_envs = _from_function(env, config) if _makes_envs(env) else _from_object(env, config)
-    trainer.run(config, make_envs, outputs)
+    stopped = trainer.run(config, make_envs, outputs)
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped:
+        raise SystemExit(128 + stopped)
 
 
 def load(logdir: str | Path, env: Any = None) -> "Policy":

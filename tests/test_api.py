@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,20 @@ def test_defaults_and_named_configs_combine():
 
 
 # --- training ---
+
+
+@pytest.mark.parametrize(
+    ("received", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_ends_the_script_too(monkeypatch, tmp_path, received, raised):
+    """Or a loop over five seeds would go on to the next."""
+    given = []
+    monkeypatch.setattr(trainer, "run", lambda *args: given.append(args[0]) or received)
+    with pytest.raises(raised) as ended:
+        dv2.train(OldStyle(), {"logdir": str(tmp_path), "steps": 1e5})
+    assert raised is KeyboardInterrupt or ended.value.code == 143
+    (config,) = given
+    assert config.steps == 100000 and config.envs == dv2.defaults.envs, "a mapping is no config"
 
 
 def test_training_logs_what_the_command_line_logs(trained):

@@ -268,6 +268,16 @@ def test_waiting_for_the_first_episode_is_explained_once(tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
+def test_an_episode_that_never_ends_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(replay_module, "ENDLESS", 50)
+    replay = Replay(tmp_path, minlen=3)
+    with pytest.raises(UserError, match="No episode has ended in 101 steps.*give --time_limit"):
+        for t in range(500):
+            replay.add_step(make_row(0, t))
+            if t >= 10:
+                replay.check_hope()
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_random_interleavings_of_workers_never_mix_episodes(tmp_path_factory, data):

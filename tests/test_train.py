@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import threading
 
@@ -13,7 +14,7 @@ from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.replay import Replay
-from dreamerv2.train import train
+from dreamerv2.train import describe, train
 
 
 def read_metrics(logdir, name):
@@ -227,11 +228,29 @@ def test_a_finished_run_does_nothing_more(tmp_path, capsys):
     assert "Done: 80 agent steps" in capsys.readouterr().out
 
 
-def test_a_lost_replay_is_filled_again(tmp_path):
+def test_lost_checkpoints_are_said(tmp_path, capsys):
+    world = World(make_config(tmp_path)).run()
+    assert "no checkpoint" not in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "checkpoints")
+    world.run(steps=120)
+    assert "There is no checkpoint: the weights begin anew." in capsys.readouterr().out
+
+
+def test_a_run_that_ends_in_its_prefill_says_so(tmp_path, capsys):
+    config = make_config(tmp_path)
+    assert "Nothing is learned" not in describe(config)
+    config = config.update({"steps": 10})
+    assert "Nothing is learned: the prefill is longer." in describe(config)
+    World(config).run()
+    assert "Training: 0 frames" in capsys.readouterr().out
+
+
+def test_a_lost_replay_is_filled_again(tmp_path, capsys):
     world = World(make_config(tmp_path)).run()
     for path in (tmp_path / "train_episodes").iterdir():
         path.unlink()
     world.run(steps=120)
+    assert "The replay is empty: random actions refill it" in capsys.readouterr().out
     assert world.steps["train"] == 120, "the counter stands where the checkpoint was"
     episodes = read_episodes(tmp_path / "train_episodes")
     assert (episodes[0]["action"][1:, 2] == 0).any(), "one random episode, to have a batch"
@@ -273,7 +292,9 @@ def test_a_signal_ends_the_run_and_loses_nothing(tmp_path, capsys, number, where
 
 
 def test_a_signal_in_the_prefill_ends_it(tmp_path, capsys):
-    world = World(make_config(tmp_path), (7,), ("train step", 11)).run()
+    world = World(make_config(tmp_path), (7,), ("train step", 11))
+    stopped = train(world.config, world.make_envs, world.make_agent)
+    assert stopped == signal.SIGTERM, "who called it cannot tell that it was stopped"
     assert world.events == [("agent", 0)] and world.steps == {"train": 11, "eval": 0}
     assert "Stopped at agent step 11" in capsys.readouterr().out
     world.run()

@@ -1,11 +1,15 @@
 """SIGTERM and SIGINT end a run politely, a second Ctrl-C at once; neither leaves a process."""
 
+import os
+import pty
 import signal
+import sys
 import time
 
 import pytest
 from reliable import (
     LIGHT,
+    ROOT,
     SHORT,
     alive,
     checkpoints,
@@ -16,6 +20,8 @@ from reliable import (
     steps_on_disk,
     wait_for,
 )
+
+from dreamerv2.common import signals
 
 WORKERS = ["--envs", "2", "--envs_parallel", "process"]
 
@@ -67,6 +73,32 @@ def test_a_signal_saves_every_step_and_ends_all_workers(process, tmp_path, name)
     assert name in said and "The same command continues the run." in said
     taken = (tmp_path / "box").stat().st_size
     assert taken == step == steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
+
+
+def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
+    """As at the end of an ssh session: SIGHUP, and all further output fails."""
+    arguments = [*SHORT, "--logdir", tmp_path / "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "EPISODE": "1000 1000"}
+    command = [sys.executable, str(LIGHT), *map(str, arguments)]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(sys.executable, command, environment)
+    said = b""
+    while b"fake_loss" not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert 0 < steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
+
+
+def test_under_nohup_the_end_of_the_terminal_means_nothing():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.terminable(), signals.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_an_unfinished_episode_too_short_to_sample_is_kept_as_well(process, tmp_path):
