@@ -83,7 +83,11 @@ setup(
     package_data={"dreamerv2": ["configs.yaml", "scores/**/*"]},
     install_requires=REQUIRED,
     extras_require={
-        "gpu": [f'tensorflow[and-cuda]{TENSORFLOW}; sys_platform == "linux"'],
+        "gpu": [
+            f'tensorflow[and-cuda]{TENSORFLOW}; sys_platform == "linux"',
+            # Later ones have no code for the V100 and older cards, which TensorFlow still serves.
+            'nvidia-cudnn-cu12>=9.3,<9.11; sys_platform == "linux"',
+        ],
         **SUITES,
         "video": VIDEO,
         "test": TEST,

@@ -87,7 +87,7 @@ def rows(topic: str, bench: Bench) -> Iterator[Row]:
 def measure(bench: Bench, topics: list[str], path: Path | None) -> None:
     """Print the table row by row, then the JSON lines, or write them to a file."""
     about = {"name": "machine", **machine.describe(), "flags": bench.flags, "quick": bench.quick}
-    lines = [json.dumps(about)]
+    lines = []
     for key, value in about.items():
         print(f"{key:12} {value}")
     print(f"\n{COLUMNS}", flush=True)
@@ -95,7 +95,8 @@ def measure(bench: Bench, topics: list[str], path: Path | None) -> None:
         for row in rows(topic, bench):
             print(row.line(), flush=True)
             lines.append(row.json())
-    text = "\n".join(lines) + "\n"
+    about["device"] = bench.device
+    text = "\n".join([json.dumps(about), *lines]) + "\n"
     if path:
         path.write_text(text)
     else:

@@ -24,6 +24,7 @@ class Bench:
         self.budget = 0.5 if quick else 10.0  # seconds per row
         self.roofline = Roofline(quick)
         self._agent: tuple[str, Any] = ("", None)
+        self.device = ""  # a sentence on what is computed on, once TensorFlow has started
         self.parts: dict[str, float] = {}  # seconds of the parts of one update, see parts.py
 
     @functools.cache  # noqa: B019 - there is one Bench
@@ -32,7 +33,8 @@ class Bench:
         with hushed():
             from dreamerv2.common.tfutils import set_up_devices
 
-            set_up_devices()
+            self.device = set_up_devices()
+        print(self.device, flush=True)
 
     @functools.cached_property
     def task(self) -> Task:

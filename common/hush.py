@@ -12,10 +12,12 @@ def hushed() -> Iterator[None]:
     """Hold back what the block writes on standard error; show it if the block fails.
 
     TensorFlow logs a dozen lines while it is imported, before its own TF_CPP_MIN_LOG_LEVEL counts;
-    they would come between the user and the first lines of the run. That level is set to 1 here (no
-    information, but warnings such as a missing GPU library) unless the user has chosen one.
+    they would come between the user and the first lines of the run. That level is set to 1 here
+    unless the user has chosen one; with 0, which names missing GPU libraries, nothing is held back.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0":
+        yield
+        return
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dreamerv2.common import cuda
 from dreamerv2.common.values import parse_schedule
 
 Nest = Any  # a tensor or a (nested) dict, list or tuple of tensors
@@ -20,8 +21,8 @@ PRECISIONS = {"32": "float32", "16": "float16", "bfloat16": "bfloat16"}
 
 
 def gpus() -> list:
-    """Return the GPUs that TensorFlow sees."""
-    return tf.config.list_physical_devices("GPU")
+    """Return the GPUs that TensorFlow will use."""
+    return tf.config.get_visible_devices("GPU")
 
 
 def set_up_devices() -> str:
@@ -29,11 +30,17 @@ def set_up_devices() -> str:
 
     That is the first GPU, whose memory is taken as needed, so that others can share the card.
     """
+    cuda.preload()
     found = gpus()
+    if not found and cuda.driver_has_gpus():
+        return (
+            "TensorFlow cannot use the GPU that NVIDIA's driver lists: computing on the CPU. With "
+            "TF_CPP_MIN_LOG_LEVEL=0 it says which library is missing."
+        )
     if not found:
         return "No GPU was found: computing on the CPU."
-    # A library user's own code may have computed something already; then it stays as it is.
-    with contextlib.suppress(RuntimeError):
+    # A library user's own code may have settled this already; then it stays as it is.
+    with contextlib.suppress(RuntimeError, ValueError):
         tf.config.set_visible_devices(found[:1], "GPU")
         tf.config.experimental.set_memory_growth(found[0], True)
     if len(found) == 1:

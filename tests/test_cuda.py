@@ -1,0 +1,66 @@
+"""What can be told of GPUs without one: the libraries TensorFlow misses, and what is said."""
+
+import _ctypes
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from sources import ROOT
+
+from dreamerv2.common import cuda, tfutils
+
+LOADED = """
+from dreamerv2.common import cuda
+cuda.preload()
+print(open("/proc/self/maps").read())
+"""
+
+
+def test_cusolver_is_loaded_from_its_package_if_it_is_there(tmp_path):
+    library = tmp_path / "nvidia" / "cusolver" / "lib" / "libcusolver.so.11"
+    library.parent.mkdir(parents=True)
+    shutil.copy(_ctypes.__file__, library)  # any library will do
+    (library.parent / "libcusolver.so.12").write_bytes(b"damaged")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-c", LOADED]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert str(library) in ran.stdout, "TensorFlow 2.21 would use no GPU"
+
+
+def test_a_gpu_that_only_the_driver_sees_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(tfutils, "gpus", list)
+    monkeypatch.setattr(cuda, "DRIVER", tmp_path / "gpus")
+    assert tfutils.set_up_devices() == "No GPU was found: computing on the CPU."
+    (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    said = tfutils.set_up_devices()
+    assert "cannot use the GPU" in said and "TF_CPP_MIN_LOG_LEVEL=0" in said
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_what_a_library_user_has_settled_stays(monkeypatch, error):
+    """After the first operation, or with virtual devices, TensorFlow refuses these calls."""
+
+    def refuse(*args):
+        raise error("too late")
+
+    monkeypatch.setattr(tfutils, "gpus", lambda: ["a", "b"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
+    assert "the first of 2 GPUs" in tfutils.set_up_devices()
+
+
+def test_hidden_gpus_do_not_count(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["hidden"])
+    assert tfutils.gpus() == []
+
+
+@pytest.mark.parametrize(("level", "shown"), [("0", True), ("1", False)])
+def test_log_level_zero_holds_nothing_back(level, shown):
+    script = "import os\nfrom dreamerv2.common.hush import hushed\nwith hushed(): os.write(2, b'x')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": level}
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert (ran.stderr == b"x") == shown
