@@ -40,6 +40,7 @@ from dreamerv2.common.logger import (
 from dreamerv2.common.progress import Progress
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.signals import StopRequest, terminable
+from dreamerv2.common.stdio import lasting
 from dreamerv2.common.when import Every, parse_every
 from dreamerv2.health import Locate
 from dreamerv2.learner import Learner, fitting
@@ -170,7 +171,8 @@ def train(
                     if stop:
                         break
                     bar.update(episodes)
-            logger.add(counts(eval_replay.stats), prefix="eval")
+            if not stop:  # else all of it is played again
+                logger.add(counts(eval_replay.stats), prefix="eval")
             logger.write()
             # A user's only environment: its training episode is lost.
             if eval_envs is train_envs and config.eval_eps:
@@ -247,7 +249,7 @@ def describe(config: Config) -> str:
             f"Metrics every {times(config.log_every)}.",
             f"A checkpoint every {config.checkpoint_every}.",
             f"The run ends after {times(config.steps)}."
-            + (" Nothing is learned: the prefill is longer." * (config.steps <= config.prefill)),
+            + (" The prefill takes all of them." * (config.steps <= config.prefill)),
         ]
     )
 
@@ -330,6 +332,11 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line. A mistake of the user ends with one sentence and exit status 2."""
+    with lasting():
+        _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
     try:
         argv, configs = sys.argv[1:] if argv is None else argv, paths.load_configs()
         config = flags.parse(argv, configs)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.util
+import os
 from pathlib import Path
 
 # In the order in which they need each other.
@@ -32,5 +33,6 @@ def preload() -> None:
 
 
 def driver_has_gpus() -> bool:
-    """Whether NVIDIA's driver lists a GPU, whatever TensorFlow finds (Linux)."""
-    return DRIVER.is_dir() and any(DRIVER.iterdir())
+    """Whether NVIDIA's driver lists a GPU (Linux) that nobody hides from TensorFlow."""
+    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
+    return not hidden and DRIVER.is_dir() and any(DRIVER.iterdir())

@@ -173,7 +173,7 @@ class Replay:
             return
         if self._short >= HOPELESS:
             raise self._nothing_to_sample()
-        going = self.stats["ongoing_steps"]
+        going = max((journal.steps for journal in self._open.values()), default=0)
         if self._short or self._archive.episodes:
             return
         if not self._waiting:

@@ -1,9 +1,7 @@
 """Stopping a run politely."""
 
 import contextlib
-import os
 import signal
-import stat
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -28,16 +26,6 @@ def _numbers() -> list[signal.Signals]:
         return []
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
-
-
-def _leave_terminal() -> None:
-    """Print to nowhere from now on, if it was to a terminal: that is gone, printing would fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        with contextlib.suppress(OSError):  # closed already
-            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-                os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 class StopRequest:
@@ -70,8 +58,7 @@ class StopRequest:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        if number == signal.SIGHUP:
-            _leave_terminal()
-        print(f"\n{self.received.name}: finishing the step in flight, then saving.", flush=True)
+        with contextlib.suppress(OSError):  # of SIGHUP the terminal is gone, see stdio
+            print(f"\n{self.received.name}: finishing the step in flight, then saving.", flush=True)
         for each in self._waiting:
             getattr(each, "hurry", lambda: None)()

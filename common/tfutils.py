@@ -32,7 +32,7 @@ def set_up_devices() -> str:
     """
     cuda.preload()
     found = gpus()
-    if not found and cuda.driver_has_gpus():
+    if not tf.config.list_physical_devices("GPU") and cuda.driver_has_gpus():
         return (
             "TensorFlow cannot use the GPU that NVIDIA's driver lists: computing on the CPU. With "
             "TF_CPP_MIN_LOG_LEVEL=0 it says which library is missing."

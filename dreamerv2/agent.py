@@ -198,7 +198,9 @@ class Agent(tf.Module):
             expl = self.expl_behavior.update(post, outputs, data, fold(seed, 2), step)
             metrics |= {f"expl_{key}": value for key, value in expl.items()}
         self._policy_weights.refresh()
-        return {key: value[:, -1] for key, value in post.items()}, metrics
+        # An overflow of float16 must not reach the next update through the state.
+        sound = lambda x: tf.where(tf.math.is_finite(x), x, tf.zeros([], x.dtype))  # noqa: E731
+        return {key: sound(value[:, -1]) for key, value in post.items()}, metrics
 
     # --- reporting ---
 

@@ -117,6 +117,8 @@ def fitting(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     expected = agent.expected()
     weights = {k: v for k, v in arrays.items() if not k.startswith("carry/")}
     weights = {k: v for k, v in weights.items() if k in expected or not LOSS_SCALE.search(k)}
+    kept = [k for k in weights if k in expected and LOSS_SCALE.search(k)]
+    weights |= {k: weights[k].astype(expected[k][1]) for k in kept}  # counters were int32 once
     new = [k for k in expected.keys() - weights.keys() if LOSS_SCALE.search(k)]
     if new:
         own, _ = agent.save()

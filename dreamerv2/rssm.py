@@ -170,7 +170,8 @@ class RSSM(tf.Module):
     def _filter(self, state: State, now: dict, apply: Callable) -> State:
         """One posterior step; `apply(name, x)` is the linear layer of that name."""
         # Zeros where a new sequence begins; a product with 0 would leave NaN what it is.
-        begun = lambda x: tf.where(now["first"][:, None], tf.zeros([], x.dtype), x)  # noqa: E731
+        first = tf.cast(now["first"], tf.bool)[:, None]
+        begun = lambda x: tf.where(first, tf.zeros([], x.dtype), x)  # noqa: E731
         stoch, deter = begun(self._flat(state["stoch"])), begun(state["deter"])
         x = self.inp_act(apply("inp", tf.concat([stoch, begun(now["action"])], -1)))
         deter = self.gru.gates(apply("gru", tf.concat([x, deter], -1)), deter)

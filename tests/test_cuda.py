@@ -33,11 +33,15 @@ def test_cusolver_is_loaded_from_its_package_if_it_is_there(tmp_path):
 
 def test_a_gpu_that_only_the_driver_sees_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(tfutils, "gpus", list)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(cuda, "DRIVER", tmp_path / "gpus")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert tfutils.set_up_devices() == "No GPU was found: computing on the CPU."
     (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
     said = tfutils.set_up_devices()
     assert "cannot use the GPU" in said and "TF_CPP_MIN_LOG_LEVEL=0" in said
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert tfutils.set_up_devices() == "No GPU was found: computing on the CPU.", "it is hidden"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
@@ -54,6 +58,7 @@ def test_what_a_library_user_has_settled_stays(monkeypatch, error):
 
 def test_hidden_gpus_do_not_count(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["hidden"])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [])
     assert tfutils.gpus() == []
 
 

@@ -238,9 +238,9 @@ def test_lost_checkpoints_are_said(tmp_path, capsys):
 
 def test_a_run_that_ends_in_its_prefill_says_so(tmp_path, capsys):
     config = make_config(tmp_path)
-    assert "Nothing is learned" not in describe(config)
+    assert "The prefill takes all" not in describe(config)
     config = config.update({"steps": 10})
-    assert "Nothing is learned: the prefill is longer." in describe(config)
+    assert "The prefill takes all of them." in describe(config)
     World(config).run()
     assert "Training: 0 frames" in capsys.readouterr().out
 
@@ -317,6 +317,7 @@ def test_an_evaluation_that_was_stopped_is_played_again_and_whole(tmp_path):
     world.run()
     again = world.when("eval policy")[len(stopped) :]
     assert again == whole.when("eval policy")[14:], "the evaluation is missing from the curve"
+    assert read_metrics(tmp_path / "run", "eval_total_episodes")[60] in (5, 6), "a mean of counts"
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path):

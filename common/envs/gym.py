@@ -83,9 +83,6 @@ class AnyGym(gymnasium.Env):
         self._env = env
         self.metadata = dict(getattr(env, "metadata", None) or {})
         self.render_mode = getattr(env, "render_mode", None)
-        if self.render_mode is None and "rgb_array" in self.metadata.get("render.modes", ()):
-            # Before gym 0.26 an environment had no mode of its own: `render` is told it.
-            self.render_mode = "rgb_array" if self._render_takes_mode() else None
         self.observation_space = convert_space(env.observation_space)
         self.action_space = convert_space(env.action_space)
         try:
@@ -131,6 +128,23 @@ class AnyGym(gymnasium.Env):
             self._env.render(mode="rgb_array") if self._render_takes_mode() else self._env.render()
         )
 
+    def try_rendering(self) -> None:
+        """Have an environment of before gym 0.26 render images, if it says so and it works here.
+
+        Those have no mode of their own: `render` is told it.
+        """
+        said = "rgb_array" in self.metadata.get("render.modes", ())
+        if self.render_mode is not None or not said or not self._render_takes_mode():
+            return
+        try:
+            self.reset()
+            frame = np.asarray(self.render())
+        except Exception as error:
+            _log.info("The environment %r renders no images: %s", self._env, error)
+            return
+        if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
+            self.render_mode = "rgb_array"
+
     def _render_takes_mode(self) -> bool:
         render = getattr(self._env, "render", None)
         return render is not None and "mode" in inspect.signature(render).parameters
@@ -165,7 +179,10 @@ def convert_space(space: Any) -> gymnasium.Space:
 
 
 def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
-    return wrappers.standardize(spaces.DictObs(AnyGym(env)), config)
+    env = AnyGym(env)
+    if wrappers.option(config, "mode", "train") == "eval":
+        env.try_rendering()
+    return wrappers.standardize(spaces.DictObs(env), config)
 
 
 def _registered(name: str) -> Any:

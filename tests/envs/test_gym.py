@@ -246,11 +246,21 @@ def test_old_gym_with_four_entries(cut_off):
     env.close()
 
 
-def test_old_gym_says_by_its_metadata_that_it_renders():
-    inner = OldGym(False)
-    assert gym.wrap(inner, env_config()).render_mode is None
-    inner.metadata = {"render.modes": ["human", "rgb_array"]}
-    assert gym.wrap(inner, env_config()).render_mode == "rgb_array"
+@pytest.mark.parametrize(
+    ("frame", "mode"), [(np.zeros((4, 4, 3), np.uint8), "rgb_array"), (None, None)]
+)
+def test_old_gym_that_says_it_renders_is_tried(frame, mode):
+    class Rendering(OldGym):
+        metadata = {"render.modes": ["human", "rgb_array"]}
+
+        def render(self, mode="human"):
+            if frame is None:
+                raise RuntimeError("no display")
+            return frame
+
+    assert gym.wrap(Rendering(False), env_config(mode="eval")).render_mode == mode
+    assert gym.wrap(Rendering(False), env_config()).render_mode is None, "training films nothing"
+    assert gym.wrap(OldGym(False), env_config(mode="eval")).render_mode is None
 
 
 class NoInfo(OldGym):

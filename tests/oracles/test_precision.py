@@ -147,13 +147,16 @@ def test_one_overflow_poisons_no_later_update():
     """A number that float16 cannot hold: its update may be skipped, those after it take place."""
     agent = build({"precision": "16", "jit": False, "reward_norm": {"momentum": 0.9}})
     data = batches(8)
-    for batch in data:
-        batch["is_first"][:, 0] = True
+    for number, batch in enumerate(data):
+        batch["is_first"][:] = False
+        # What a state is before a sequence begins may be anything, also NaN.
+        batch["is_first"][:, 0] = number == 3
     data[1]["position"][0, 2] = 1e5
     state = None
     for number, batch in enumerate(data):
         state, metrics = agent.train(batch, state)
-        if number == 1:  # as if it had ended in NaN all the same
+        assert all(np.isfinite(value).all() for value in state.values()), "NaN is carried on"
+        if number == 2:
             state = tf.nest.map_structure(lambda x: x * np.nan, state)
     assert all(float(metrics[f"{k}_finite"]) for k in ("model", "actor", "critic")), "still NaN"
     assert np.isfinite(agent.task_behavior.reward_norm.mag.numpy())

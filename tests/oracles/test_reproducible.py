@@ -6,7 +6,7 @@ from small_agents import batches, build, train
 
 from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.errors import UserError
-from dreamerv2.learner import Learner
+from dreamerv2.learner import Learner, fitting
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,17 @@ def next_metrics(learner):
         learner.update(step)
         rows.append(learner.metrics())
     return rows
+
+
+def test_counters_of_older_float16_checkpoints_fit():
+    agent = build({"precision": "16", "jit": False})
+    arrays, _ = agent.save()
+    old = {
+        k: v.astype(np.int32) if k.endswith("loss_scale_finite") else v for k, v in arrays.items()
+    }
+    assert any(value.dtype == np.int32 for value in old.values())
+    fitted = fitting(agent, old)
+    assert {k: v.dtype for k, v in fitted.items()} == {k: v.dtype for k, v in arrays.items()}
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):

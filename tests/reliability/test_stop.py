@@ -21,7 +21,7 @@ from reliable import (
     wait_for,
 )
 
-from dreamerv2.common import signals
+from dreamerv2.common import signals, stdio
 
 WORKERS = ["--envs", "2", "--envs_parallel", "process"]
 
@@ -89,6 +89,19 @@ def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert 0 < steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_printing_outlives_what_it_prints_to(kind):
+    """A shell tells its children of the end only when their terminal is gone already."""
+    reader, writer = pty.openpty() if kind == "terminal" else os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        lasting = stdio.Lasting(stream)
+        print("seen", file=lasting, flush=True)
+        assert os.read(reader, 100).strip() == b"seen"
+        os.close(reader)
+        for _ in range(3):
+            print("unseen", file=lasting, flush=True)
 
 
 def test_under_nohup_the_end_of_the_terminal_means_nothing():
