@@ -4,6 +4,7 @@ import os
 import pty
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -82,12 +83,18 @@ def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
     command = [sys.executable, str(LIGHT), *map(str, arguments)]
     pid, terminal = pty.fork()
     if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup themselves
         os.execve(sys.executable, command, environment)
-    said = b""
-    while b"fake_loss" not in said:
-        said += os.read(terminal, 4096)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    killer = threading.Timer(60, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    try:
+        said = b""
+        while b"fake_loss" not in said:
+            said += os.read(terminal, 4096)
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        killer.cancel()
     assert 0 < steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
 
 
