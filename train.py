@@ -159,7 +159,7 @@ def train(
             logger.add(learner.metrics())
             logger.write(fps=True)
 
-        def evaluate() -> bool:
+        def evaluate() -> None:
             if eval_replay.ready:
                 logger.add(agent.report(next(report_data)), prefix="eval")
             eval_driver.reset()
@@ -171,14 +171,15 @@ def train(
                     if stop:
                         break
                     bar.update(episodes)
-            if not stop:  # else all of it is played again
+            if stop:  # the next start plays all of it
+                should_evaluate.again()
+            else:
                 logger.add(counts(eval_replay.stats), prefix="eval")
             logger.write()
             # A user's only environment: its training episode is lost.
             if eval_envs is train_envs and config.eval_eps:
                 driver.reset()
                 replay.end_episodes()
-            return not stop
 
         if arrays is not None:
             learner.load(arrays, state)
@@ -194,11 +195,9 @@ def train(
         total = config.steps * config.action_repeat
         with Progress("Training", total, done=step.value * config.action_repeat) as bar:
             while step < config.steps and not stop:
-                due = should_evaluate.state()
                 if should_evaluate(step):
-                    if not evaluate():
-                        should_evaluate.restore(due)  # stopped: the next start plays all of it
-                    continue
+                    evaluate()
+                    continue  # a stop may have been asked for meanwhile
                 policy = functools.partial(agent.policy, step=step.value)
                 before = step.value
                 driver(policy, steps=1)  # one agent step in every environment

@@ -27,19 +27,24 @@ class Every:
     def __init__(self, every: int):
         self._every = int(every)
         self._prev: int | None = None
+        self._before: int | None = None  # what _prev was when it last fired
 
     def __call__(self, step: SupportsInt) -> bool:
         step = int(step)
         if self._every <= 0:
             return False
         if self._prev is None:
-            self._prev = step
+            self._before, self._prev = None, step
             return True
         passed = (step - self._prev) // self._every
         if passed < 1:
             return False
-        self._prev += passed * self._every
+        self._before, self._prev = self._prev, self._prev + passed * self._every
         return True
+
+    def again(self) -> None:
+        """Take back that it has just fired: what was due has not been done."""
+        self._prev = self._before
 
     def state(self) -> dict[str, Any]:
         """The last grid point that fired (None before the first call)."""

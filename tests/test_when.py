@@ -21,6 +21,15 @@ def test_every_keeps_its_grid_when_called_late():
     assert fired(when.Every(10), [0, 7, 14, 19, 20, 25, 57, 59, 60]) == [0, 14, 20, 57, 60]
 
 
+def test_every_taken_back_fires_again_and_keeps_its_grid():
+    due = when.Every(10)
+    for step in (3, 27):  # the first firing, and a late one
+        assert due(step)
+        due.again()
+        assert due(step + 1) and not due(step + 2)
+    assert fired(due, range(30, 50)) == [34, 44]
+
+
 @pytest.mark.parametrize("every", [0, -1])
 def test_every_zero_or_negative_never_fires(every):
     assert fired(when.Every(every), range(50)) == []

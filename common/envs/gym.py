@@ -124,9 +124,9 @@ class AnyGym(gymnasium.Env):
 
     def render(self):
         """The environment's own frame: gym before 0.26 takes the mode as an argument."""
-        return (
-            self._env.render(mode="rgb_array") if self._render_takes_mode() else self._env.render()
-        )
+        if self._render_takes_mode():
+            return self._env.render(mode="rgb_array")
+        return self._env.render()
 
     def try_rendering(self) -> None:
         """Have an environment of before gym 0.26 render images, if it says so and it works here.
