@@ -59,16 +59,18 @@ class Agent(tf.Module):
         actors = [behavior.actor for behavior in behaviors if behavior.actor]
         readers = (self.world_model.encoder, self.world_model.rssm, *actors)
         self._policy_weights = LowPrecisionCopies(*readers, dtype=self.dtype)
-        self._policy_fn, self._policy_graphs = self._compiled(self._policy), {}
+        # A policy step is many small operations, which XLA joins; 16 bit is slow that way on a CPU.
+        wide = self.dtype.size >= 4
+        self._policy_fn, self._policy_graphs = self._compiled(self._policy, xla=wide), {}
         self._update_fn = self._compiled(self._update)
         self._report_fn = self._compiled(self._report)
 
-    def _compiled(self, function: Callable) -> Callable:
+    def _compiled(self, function: Callable, xla: bool = False) -> Callable:
         """The function as a graph, or as it is with jit False, for a debugger."""
         if not self.config.jit:
             return function
-        # XLA pays on a GPU and costs on a CPU. AutoGraph would read the source files again.
-        return tf.function(function, autograph=False, jit_compile=bool(gpus()))
+        # On a CPU XLA is slow at large convolutions. AutoGraph would read the source files again.
+        return tf.function(function, autograph=False, jit_compile=xla or bool(gpus()))
 
     # --- acting ---
 

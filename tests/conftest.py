@@ -4,6 +4,8 @@ import os
 
 from hypothesis import settings
 
+import dreamerv2  # noqa: F401 - before TensorFlow, whose oneDNN it switches on
+
 # Where one failure stops others' work the examples are the same each time; elsewhere they are new.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
