@@ -107,7 +107,8 @@ class RSSM(tf.Module):
         late = self._late_products(length, batch, seen=swap_time(self._see(embed)))
         inputs = {
             **swap_time({"noise": noise["post"], "action": tf.cast(action, self.dtype)}),
-            "first": swap_time(is_first),
+            # A number: without AVX-512 oneDNN complains of every bool it is to transpose.
+            "first": swap_time(tf.where(is_first, 1.0, 0.0)),
             "offsets": {name: product.offsets for name, product in late.items()},
         }
 

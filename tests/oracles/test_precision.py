@@ -77,6 +77,24 @@ def test_an_update_is_traced_once(compiled):
     assert agent._update_fn.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("discrete", [True, False])
+def test_compiled_or_line_by_line_is_the_same_action(discrete):
+    """In float32 the policy is compiled by XLA, on a CPU too."""
+    change = {"expl_noise": 0.3}
+    one, two = build(change, discrete=discrete), build(change, {"jit": False}, discrete=discrete)
+    raw = batches(1, discrete=discrete)[0]
+    states = [None, None]
+    for step in range(5):
+        obs = {key: value[:2, step] for key, value in raw.items()}
+        for mode in ("train", "eval"):
+            acted = [a.policy(obs, s, step, mode) for a, s in zip((one, two), states, strict=True)]
+            (left, _), (right, _) = acted
+            assert np.allclose(left["action"], right["action"], atol=1e-5), f"{mode}, step {step}"
+        states = [state for _, state in acted]
+        deter = [latent["deter"].numpy() for latent, _ in states]
+        assert np.allclose(*deter, atol=1e-5) and np.abs(deter[0]).max() > 0.01
+
+
 def test_acting_is_traced_once_per_mode():
     agent = build()
     raw = batches(1)[0]
