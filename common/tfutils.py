@@ -227,7 +227,7 @@ def _graph_scan(step, inputs_flat, inputs, start, length):
         return t + 1, state, states
 
     loop = tf.while_loop(
-        lambda t, *_: t < length,
+        lambda *_: True,  # maximum_iterations alone: of two conditions XLA counts no iterations
         body,
         (tf.constant(0), start, states),
         parallel_iterations=1,

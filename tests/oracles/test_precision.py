@@ -130,6 +130,19 @@ def test_xla_computes_the_same_update(monkeypatch):
     assert largest_difference(rows, plain) < 1e-4, "XLA computes something else"
 
 
+def test_xla_knows_how_many_steps_imagination_has():
+    """Otherwise a GPU reports back to the host after every step whether there is another."""
+    agent = build({"imag_horizon": 7})
+    model, policy = agent.world_model, agent.task_behavior.policy
+    start = {k: v for k, v in random_start(model, 6).items() if k in ("deter", "stoch")}
+    noise = model.imagination_noise(6, (), SEED)
+    dream = lambda start, noise: model.imagine(policy, start, tf.zeros(6, bool), noise)  # noqa: E731
+    dream = tf.function(dream, jit_compile=True, autograph=False)
+    text = dream.experimental_get_compiler_ir(start, noise)(stage="optimized_hlo")
+    loops = [line for line in text.splitlines() if " while(" in line]
+    assert len(loops) == 1 and '"known_trip_count":{"n":"7"}' in loops[0], loops
+
+
 def test_the_actor_is_scored_on_the_very_actions_it_chose():
     """Rounded to bfloat16, an action near 1 becomes 1, whose log-probability is another one."""
     model = make_model(small_config(), "bfloat16")
