@@ -313,8 +313,7 @@ def run(
     if config.mode == "eval":
         from dreamerv2.evaluate import evaluate  # only here: it brings pandas in
 
-        evaluate(config, make_envs, make_agent)
-        return None
+        return evaluate(config, make_envs, make_agent)
     if not config.logdir:
         raise UserError(
             "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."

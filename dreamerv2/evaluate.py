@@ -8,6 +8,7 @@ LOGDIR/videos. It only reads the run: training may go on in another process.
 
 import functools
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,14 +40,14 @@ def evaluate(
     config: Config,
     make_envs: Callable[[str, int, list[int]], gymnasium.vector.VectorEnv],
     make_agent: Callable[..., Any],
-) -> dict[str, float]:
-    """Play `eval_eps` episodes without training; print, write and return what they were like.
+) -> signal.Signals | None:
+    """Play `eval_eps` episodes without training; print and write what they were like.
 
     Args:
         config: of the run, with the flags of the evaluation on top.
         make_envs, make_agent: as for train.train.
 
-    Returns: the line of eval.jsonl on all episodes.
+    Returns: the signal that ended it early; None if all were played.
 
     Raises:
         UserError: there is no such checkpoint, or it belongs to another architecture.
@@ -66,18 +67,15 @@ def evaluate(
         agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
         saved.load_weights(agent, weights)
         policy = functools.partial(agent.policy, step=weights.step, mode="eval")
-        results = _play(config, envs, policy, camera, Results(run))
+        results = Results(run)
+        with StopRequest() as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
+            driver = Driver(envs, on_step=[camera], on_episode=[results, lambda *_: bar.update(1)])
+            driver(policy, episodes=config.eval_eps, stop=lambda: bool(stop))
     finally:
         camera.close()
         envs.close()
-    return results.conclude()
-
-
-def _play(config: Config, envs, policy: Callable, camera: "Camera", results: "Results"):
-    with StopRequest() as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
-        driver = Driver(envs, on_step=[camera], on_episode=[results, lambda *_: bar.update(1)])
-        driver(policy, episodes=config.eval_eps, stop=lambda: bool(stop))
-    return results
+    results.conclude()
+    return stop.received
 
 
 class Results:
@@ -96,16 +94,15 @@ class Results:
         print(f"Episode {number}: return {score:g}, length {length:,}", flush=True)
         self._write({"episode": number, "eval_return": score, "eval_length": length})
 
-    def conclude(self) -> dict[str, float]:
+    def conclude(self) -> None:
         """Print and write what all episodes were like; nothing if there was none."""
         if not self._returns:
             print("Stopped before the first episode ended.", flush=True)
-            return {}
+            return
         summary = summarize(self._returns) | {"length_mean": float(np.mean(self._lengths))}
         summary |= references(self._run.task, summary["mean"])
         self._write(summary)
         print(report(self._run, summary), flush=True)
-        return summary
 
     def _write(self, entries: dict[str, Any]) -> None:
         line = {"step": self._run.step, "task": self._run.task, **entries}

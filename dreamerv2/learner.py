@@ -126,8 +126,8 @@ def fitting(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     differences = compare(expected, weights)
     if differences:
         raise UserError(
-            "The checkpoint holds another architecture or action space than this config makes: "
-            f"{'; '.join(differences)}. Use the config it was made with, or another --logdir."
+            "The checkpoint holds another architecture, optimizer or action space than the config "
+            f"makes: {'; '.join(differences)}. Use that of the run, or another --logdir."
         )
     return weights
 

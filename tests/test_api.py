@@ -144,6 +144,20 @@ def test_a_signal_ends_the_script_too(monkeypatch, tmp_path, received, raised):
     assert config.steps == 100000 and config.envs == dv2.defaults.envs, "a mapping is no config"
 
 
+def test_a_signal_ends_a_script_that_evaluates_too(trained, monkeypatch):
+    class Interrupted(OldStyle):
+        def step(self, action):
+            if self.count == 3:
+                signal.raise_signal(signal.SIGINT)
+            return super().step(action)
+
+    lines = trained.logdir / "eval.jsonl"
+    before = lines.read_text() if lines.exists() else ""
+    with pytest.raises(KeyboardInterrupt):
+        dv2.train(Interrupted(), trained.config.update({"mode": "eval", "eval_eps": 2}))
+    assert (lines.read_text() if lines.exists() else "") == before, "no episode has ended"
+
+
 def test_training_logs_what_the_command_line_logs(trained):
     wanted = {"train_return", "train_length", "eval_return", "model_loss", "actor_loss", "fps"}
     assert not wanted - trained.output.names

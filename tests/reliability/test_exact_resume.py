@@ -112,13 +112,19 @@ def test_the_next_updates_are_bit_identical_after_a_resume(variant, tmp_path):
     assert len(changed) > len(arrays) / 2, "nothing was learned, so nothing was compared"
 
 
-def test_another_architecture_is_named_entry_by_entry(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("--rssm.deter", "24"), r"dense0/kernel is \[32, 16\] in the checkpoint, \[40, 16\]"),
+        (("--actor_opt.opt", "sgd"), "actor_opt/slot.* is unknown to this model"),
+    ],
+)
+def test_another_model_or_optimizer_is_named_entry_by_entry(tmp_path, change, what):
     one = make_learner(make_config("--precision", "32"), tmp_path)
     one.update(0)
     arrays, state = one.save()
-    other = make_learner(make_config("--precision", "32", "--rssm.deter", "24"), tmp_path)
-    what = r"dense0/kernel is \[32, 16\] in the checkpoint, \[40, 16\]"
-    with pytest.raises(UserError, match=f"another architecture or action space.*{what}.*more"):
+    other = make_learner(make_config("--precision", "32", *change), tmp_path)
+    with pytest.raises(UserError, match=f"another architecture, optimizer or.*{what}.*more"):
         other.load(arrays, state)
 
 
