@@ -52,8 +52,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
 
     Raises:
         UserError: something that the caller can put right, in a sentence.
-        KeyboardInterrupt: Ctrl-C ended a training; everything is saved. SystemExit: another signal,
-            likewise.
+        KeyboardInterrupt: Ctrl-C; everything is saved. SystemExit: another signal, likewise.
     """
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
