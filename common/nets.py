@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.layers import Conv, ConvTranspose, Dense, NormAct
+from dreamerv2.common.layers import Conv, ConvTranspose, Dense, NormAct, OneHots
 from dreamerv2.common.tfutils import Init, wide
 
 Shapes = Mapping[str, tuple[int, ...]]  # key -> shape of one observation, without batch
@@ -32,10 +32,11 @@ class MLP(tf.Module):
             self.steps += [Dense(part, size, unit), NormAct(part, unit, norm, act)]
         self.size = sizes[-1]
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        batch = x.shape[:-1]
-        x = tf.reshape(x, (-1, x.shape[-1]))  # see Dense.part
-        for step in self.steps:
+    def __call__(self, x: tf.Tensor, hot: OneHots | None = None) -> tf.Tensor:
+        batch, flat = x.shape[:-1], lambda x: tf.reshape(x, (-1, x.shape[-1]))
+        x, first = flat(x), self.steps[0]  # see Dense.part
+        x = first(x, OneHots(flat(hot.rows), hot.size) if hot else None)
+        for step in self.steps[1:]:
             x = step(x)
         return tf.reshape(x, (*batch, self.size))
 
@@ -63,8 +64,9 @@ class Head(tf.Module):
         if self.dist in ("normal", "tanh_normal", "trunc_normal"):
             self.std = Dense(init / "std", self.mlp.size, self.out.kernel.shape[1])
 
-    def __call__(self, x: tf.Tensor):
-        x = self.mlp(x)
+    def __call__(self, x: tf.Tensor, hot: OneHots | None = None):
+        """hot: where the ones are, if x begins with one-hot groups (faster, the same result)."""
+        x = self.mlp(x, hot)
         reshape = lambda y: tf.reshape(wide(y), (*x.shape[:-1], *self.shape))  # noqa: E731
         out, event = reshape(self.out(x)), len(self.shape)
         if self.dist == "mse":

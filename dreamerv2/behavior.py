@@ -6,12 +6,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.layers import OneHots
 from dreamerv2.common.nets import Head
 from dreamerv2.common.optim import Optimizer
 from dreamerv2.common.tfutils import Init, cast_once, recording, schedule
 from dreamerv2.losses import actor_loss, critic_loss, imagination_weights, lambda_return
 from dreamerv2.rssm import State
-from dreamerv2.world_model import WorldModel
+from dreamerv2.world_model import WorldModel, features
 
 Sequence = dict[str, tf.Tensor]  # from WorldModel.imagine, entries [H+1, N, ...]
 
@@ -88,9 +89,9 @@ class ActorCritic(tf.Module):
         variables = getattr(self, label).trainable_variables
         return Optimizer(f"{init.path}/{label}_opt", label, variables, config, scaled)
 
-    def policy(self, feat: tf.Tensor):
-        """feat [N, F] -> distribution over actions [N, A]."""
-        return self.actor(feat)
+    def policy(self, feat: tf.Tensor, hot: OneHots | None = None):
+        """RSSM.features, feat [N, F] -> distribution over actions [N, A]."""
+        return self.actor(feat, hot)
 
     def update(
         self,
@@ -134,7 +135,7 @@ class ActorCritic(tf.Module):
 
     def target(self, seq: Sequence, reward: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return lambda-returns V_0..V_{H-1} [H, N] and slow values v_0..v_H [H+1, N]."""
-        value = self.slow_critic(seq["feat"]).mode()
+        value = self.slow_critic(*features(seq)).mode()
         discount = seq["discount"][:-1]
         return lambda_return(reward, value, discount, self.config.discount_lambda), value
 
@@ -142,8 +143,8 @@ class ActorCritic(tf.Module):
         self, seq: Sequence, target: tf.Tensor, value: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Pair actions, targets, baselines and weights as drawn at losses.actor_loss."""
-        feat = tf.stop_gradient(seq["feat"][:-2])
-        policy = self.policy(feat)
+        feat, *hot = features(seq, stop=-2)
+        policy = self.policy(tf.stop_gradient(feat), *hot)
         now = lambda spec: schedule(spec, step, target.dtype)  # noqa: E731
         metrics, reinforce, log_prob = {}, {"reinforce": 1.0, "dynamics": 0.0}.get(self.grad), None
         if reinforce is None:
@@ -151,7 +152,7 @@ class ActorCritic(tf.Module):
             reinforce = 1 - mix
         if self.grad != "dynamics":
             log_prob = policy.log_prob(tf.stop_gradient(seq["action"][1:-1]))
-        baseline = value if self.config.slow_baseline else self.critic(seq["feat"]).mode()
+        baseline = value if self.config.slow_baseline else self.critic(*features(seq)).mode()
         entropy = policy.entropy()
         scale = now(self.config.actor_ent)
         weight = imagination_weights(seq["discount"][:-1])
@@ -171,7 +172,8 @@ class ActorCritic(tf.Module):
         self, seq: Sequence, target: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Fit V_t at z_t, t = 0..H-1."""
-        dist = self.critic(tf.stop_gradient(seq["feat"][:-1]))
+        feat, *hot = features(seq, stop=-1)
+        dist = self.critic(tf.stop_gradient(feat), *hot)
         loss = critic_loss(dist, target, imagination_weights(seq["discount"][:-1]))
         value = dist.mode()
         metrics = {

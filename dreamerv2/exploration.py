@@ -1,7 +1,7 @@
 """Ways to collect experience other than with the task policy.
 
-Each has `policy(feat)` -> action distribution, `noise_shape` of one policy sample and
-`update(post, outputs, data, seed, step)` -> metrics.
+Each has `policy(feat, hot=None)` -> action distribution (see RSSM.features), `noise_shape` of one
+policy sample and `update(post, outputs, data, seed, step)` -> metrics.
 """
 
 import tensorflow as tf
@@ -9,10 +9,11 @@ import tensorflow as tf
 from dreamerv2.behavior import ActorCritic, RewardNorm, Sequence
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.layers import OneHots
 from dreamerv2.common.nets import Head
 from dreamerv2.common.optim import Optimizer
 from dreamerv2.common.tfutils import Init, cast_once, recording
-from dreamerv2.world_model import WorldModel
+from dreamerv2.world_model import WorldModel, features
 
 
 def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled: bool):
@@ -63,7 +64,7 @@ class Random:
         self.actions, self.discrete = actions, discrete
         self.noise_shape = () if discrete else (actions,)
 
-    def policy(self, feat: tf.Tensor):
+    def policy(self, feat: tf.Tensor, hot: OneHots | None = None):
         zeros = tf.zeros((*feat.shape[:-1], self.actions))
         return dists.OneHot(zeros) if self.discrete else dists.Uniform(zeros)
 
@@ -89,8 +90,8 @@ class Intrinsic(tf.Module):
         variables = [v for head in self.heads for v in head.trainable_variables]
         self.opt = Optimizer(f"{init.path}/head_opt", "model", variables, config.expl_opt, scaled)
 
-    def policy(self, feat: tf.Tensor):
-        return self.behavior.policy(feat)
+    def policy(self, feat: tf.Tensor, hot: OneHots | None = None):
+        return self.behavior.policy(feat, hot)
 
     def update(self, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
         """Fit the heads to a batch, then the behavior to the reward they give.
@@ -159,8 +160,11 @@ class Plan2Explore(Intrinsic):
         return -tf.add_n([tf.reduce_mean(head(inputs).log_prob(target)) for head in self.heads])
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
-        inputs = self._inputs(seq["feat"][:-1], seq["action"][1:])
-        guesses = tf.stack([head(inputs).mode() for head in self.heads])  # [models, H, N, size]
+        feat, *hot = features(seq, stop=-1)
+        inputs = self._inputs(feat, seq["action"][1:])
+        guesses = tf.stack(
+            [head(inputs, *hot).mode() for head in self.heads]
+        )  # [models, H, N, size]
         # Where all models agree (a few in 16 bit often do, exactly), a root has no slope.
         variance = tf.maximum(tf.math.reduce_variance(guesses, 0), 1e-20)
         disagreement = tf.reduce_mean(tf.sqrt(variance), -1)
@@ -195,4 +199,4 @@ class ModelLoss(Intrinsic):
         return -tf.reduce_mean(self.heads[0](tf.stop_gradient(feat)).log_prob(target))
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
-        return self.heads[0](seq["feat"][:-1]).mode()
+        return self.heads[0](*features(seq, stop=-1)).mode()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dreamerv2.common import dists
-from dreamerv2.common.layers import Dense, GRUCell, LateProduct, NormAct
+from dreamerv2.common.layers import Dense, GRUCell, LateProduct, NormAct, OneHots
 from dreamerv2.common.tfutils import Init, scan, swap_time, weight, wide
 
 State = dict[str, tf.Tensor]
@@ -74,6 +74,11 @@ class RSSM(tf.Module):
     def feat(self, state: State) -> tf.Tensor:
         """[..., S*C + D]: flattened stochastic part, then deterministic part."""
         return tf.concat([self._flat(state["stoch"]), state["deter"]], -1)
+
+    def features(self, state: State) -> tuple:
+        """What to call heads with for a sampled state: its feat and, if that is faster, OneHots."""
+        hot = OneHots.of(state["stoch"]) if self.discrete else None
+        return (self.feat(state),) if hot is None else (self.feat(state), hot)
 
     def dist(self, state: State):
         """Distribution of the stochastic part, one event per state."""
@@ -151,10 +156,23 @@ class RSSM(tf.Module):
         now = {"action": tf.cast(action, self.dtype), "first": is_first, "noise": noise}
         return self._filter(state, now, lambda name, x: layers[name](x))
 
-    def img_step(self, state: State, action: tf.Tensor, noise: dict[str, tf.Tensor]) -> State:
-        """One prior step: state [B, ...], action [B, A], noise (prior [B, S], ensemble [])."""
+    def img_step(
+        self,
+        state: State,
+        action: tf.Tensor,
+        noise: dict[str, tf.Tensor],
+        hot: OneHots | None = None,
+    ) -> State:
+        """One prior step.
+
+        Args:
+            state: the one before, entries [B, ...].
+            action: [B, A] that leads on.
+            noise: uniform, prior [B, S] and ensemble [].
+            hot: from `features(state)` if the state was sampled; faster, the same result.
+        """
         flat = self._flat(state["stoch"])
-        x = self.inp_act(self.inp(tf.concat([flat, tf.cast(action, self.dtype)], -1)))
+        x = self.inp_act(self.inp(tf.concat([flat, tf.cast(action, self.dtype)], -1), hot))
         deter = self.gru(x, state["deter"])
         stats = self._prior_stats(deter[None], noise["ensemble"][None])
         stats = tf.nest.map_structure(lambda x: x[0], stats)

@@ -161,21 +161,22 @@ class WorldModel(tf.Module):
         """Unroll the prior with the policy (paper, section 2.2).
 
         Args:
-            policy: maps feat [N, F] to an action distribution.
+            policy: maps feat [N, F], and OneHots if they help, to an action distribution.
             start: posterior states, entries [N, ...].
             is_terminal: [N], of the start states.
             noise: from `imagination_noise`, entries [H, N, ...].
 
         Returns: feat [H+1, N, F], deter and stoch [H+1, N, ...], action [H+1, N, A] (a_t led into
-            z_t, a_0 is zeros) and discount [H+1, N].
+            z_t, a_0 is zeros) and discount [H+1, N]; hot, see `features`.
         """
         start = {key: start[key] for key in ("deter", "stoch")}
 
         def step(now, noise):
             state, _ = now
-            feat = tf.stop_gradient(self.rssm.feat(state))
-            action = policy(feat).sample(noise["action"])  # wide: log_prob is exact on no other
-            state = self.rssm.img_step(state, action, noise)
+            feat, *hot = self.rssm.features(state)
+            dist = policy(tf.stop_gradient(feat), *hot)
+            action = dist.sample(noise["action"])  # wide: log_prob is exact on no other
+            state = self.rssm.img_step(state, action, noise, *hot)
             return {key: state[key] for key in start}, action
 
         first = tf.zeros((is_terminal.shape[0], self.actions), self.float)
@@ -183,19 +184,19 @@ class WorldModel(tf.Module):
         prepend = lambda x, xs: tf.concat([x[None], xs], 0)  # noqa: E731
         sequence = tf.nest.map_structure(prepend, start, states)
         sequence["action"] = prepend(first, action)
-        sequence["feat"] = self.rssm.feat(sequence)
-        sequence["discount"] = self._discount(sequence["feat"], is_terminal)
+        sequence |= zip(("feat", "hot"), self.rssm.features(sequence), strict=False)
+        sequence["discount"] = self._discount(sequence, is_terminal)
         return sequence
 
     def imagined_reward(self, sequence: dict[str, tf.Tensor]) -> tf.Tensor:
         """What the reward head expects in states 0..H-1 of an imagined sequence, [H, N]."""
-        return self.heads["reward"](sequence["feat"][:-1]).mode()
+        return self.heads["reward"](*features(sequence, stop=-1)).mode()
 
-    def _discount(self, feat: tf.Tensor, is_terminal: tf.Tensor) -> tf.Tensor:
+    def _discount(self, sequence: dict[str, tf.Tensor], is_terminal: tf.Tensor) -> tf.Tensor:
         gamma = self.config.discount
         if "discount" not in self.heads:
-            return gamma * tf.ones(feat.shape[:-1], self.float)
-        predicted = self.heads["discount"](feat[1:]).mean
+            return gamma * tf.ones(sequence["feat"].shape[:-1], self.float)
+        predicted = self.heads["discount"](*features(sequence, start=1)).mean
         # Whether the start states were terminal is known; the head need not guess.
         return tf.concat([gamma * (1 - tf.cast(is_terminal, self.float))[None], predicted], 0)
 
@@ -236,6 +237,11 @@ class WorldModel(tf.Module):
         video = tf.concat([truth, model, (model - truth + 1) / 2], 2)
         video = tf.einsum("bthwc->thbwc", video)
         return tf.reshape(video, (*video.shape[:2], -1, video.shape[-1]))
+
+
+def features(sequence: dict, start: int | None = None, stop: int | None = None) -> list:
+    """What to call heads with for these rows of an imagined sequence, see RSSM.features."""
+    return [sequence[key][start:stop] for key in ("feat", "hot") if key in sequence]
 
 
 def is_trained(key: str) -> bool:

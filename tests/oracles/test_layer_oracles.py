@@ -32,6 +32,33 @@ def test_dense(dtype, shape):
 
 
 @DTYPES
+@pytest.mark.parametrize("rest", [0, 3])
+def test_a_sum_of_rows_is_the_product_with_one_hot_groups(dtype, rest):
+    """In a graph on the CPU: the result, and the gradients of input, kernel and bias."""
+    layer, weights = build(layers.Dense, dtype, 2 * 4 + rest, 7)
+    rng = np.random.default_rng(2)
+    groups = tf.one_hot(rng.integers(0, 4, (5, 2)), 4, dtype=dtype)
+    x = tf.concat([tf.reshape(groups, (5, 8)), tensor(rng, (5, rest), dtype)], -1)
+    pull, used = tensor(rng, (5, 7), dtype), []
+
+    def run(x, groups):
+        used.append(layers.OneHots.of(groups))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, used[-1])
+        return y, tape.gradient(y, [x, layer.kernel, layer.bias], pull)
+
+    y, grads = tf.function(run)(x, groups)
+    assert used[0].size == 8
+    assert_close(y, oracle.dense(weights, "part", numpy_of(x)), "Wx + b")
+    plain, expected = run(x, groups)
+    assert used[1] is None, "a debugger steps through the plain product"
+    assert_close(y, plain, "the plain product")
+    for name, one, other in zip(("x", "W", "b"), grads, expected, strict=True):
+        assert_close(one, other, f"gradient of {name}")
+
+
+@DTYPES
 @pytest.mark.parametrize("shape", [(3, 8), (2, 3, 5)])
 def test_layer_norm(dtype, shape):
     layer, weights = build(layers.LayerNorm, dtype, shape[-1])
@@ -84,7 +111,7 @@ def test_convolution(dtype, batch, size, inputs, depth, kernel):
 @pytest.mark.parametrize(
     ("batch", "size", "inputs", "depth", "kernel"),
     [(2, (1, 1), 5, 3, 5), (1, (1, 1), 2, 1, 4), (2, (3, 3), 2, 3, 4), (1, (2, 5), 3, 1, 6)]
-    + [(2, (3, 2), 2, 9, 4), (1, (2, 3), 2, 3, 5), (3, (1, 2), 4, 1, 2)],
+    + [(2, (3, 2), 2, 9, 4), (1, (2, 3), 2, 3, 5), (3, (1, 2), 4, 1, 2), (70, (2, 3), 2, 9, 4)],
 )
 def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
     layer, weights = build(layers.ConvTranspose, dtype, inputs, depth, kernel)
@@ -106,10 +133,13 @@ def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
         (layers.Conv, (1, 9, 8, 2), 3, 4),
         (layers.Conv, (70, 7, 6, 2), 3, 4),
         (layers.Conv, (65, 4, 5, 3), 2, 4),
+        (layers.Conv, (66, 9, 8, 2), 3, 4),
         (layers.ConvTranspose, (2, 1, 1, 3), 2, 5),
         (layers.ConvTranspose, (2, 3, 2, 3), 2, 4),
         (layers.ConvTranspose, (1, 2, 2, 3), 9, 4),
         (layers.ConvTranspose, (2, 2, 3, 2), 2, 3),
+        (layers.ConvTranspose, (66, 3, 2, 2), 9, 3),
+        (layers.ConvTranspose, (65, 2, 3, 1), 8, 4),
     ],
 )
 def test_gradients_of_convolutions(kind, shape, depth, kernel):
