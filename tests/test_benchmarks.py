@@ -100,3 +100,13 @@ def test_the_share_of_the_roofline_takes_the_tighter_bound():
     rate = Row("x", [50.0], "batches/s", bytes=1e9, peak_bytes=1e11)
     assert rate.roofline == pytest.approx(0.01 / 0.02), "a rate is one over the time of a unit"
     assert Row("x", [5.0], "MiB").roofline == 0, "memory is no time"
+
+
+def test_the_export_is_what_a_gpu_would_compute(tmp_path):
+    """Where a CPU looks rows up, a GPU multiplies."""
+    small = "--rssm.deter 8 --rssm.hidden 8 --dataset.batch 2 --dataset.length 4".split()
+    path = tmp_path / "update.mlir"
+    ran = run("--configs", "atari", "small", *small, "--precision", "32", "--export", str(path))
+    assert ran.returncode == 0, ran.stderr
+    text = path.read_text()
+    assert "stablehlo.dot" in text and "gather" not in text
