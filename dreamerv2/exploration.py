@@ -162,9 +162,7 @@ class Plan2Explore(Intrinsic):
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
         feat, *hot = features(seq, stop=-1)
         inputs = self._inputs(feat, seq["action"][1:])
-        guesses = tf.stack(
-            [head(inputs, *hot).mode() for head in self.heads]
-        )  # [models, H, N, size]
+        guesses = tf.stack([head(inputs, *hot).mode() for head in self.heads])  # [M, H, N, size]
         # Where all models agree (a few in 16 bit often do, exactly), a root has no slope.
         variance = tf.maximum(tf.math.reduce_variance(guesses, 0), 1e-20)
         disagreement = tf.reduce_mean(tf.sqrt(variance), -1)
