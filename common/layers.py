@@ -4,6 +4,9 @@ Shapes are written with N for any number of leading dimensions unless said other
 multiplies in `init.dtype`; see tfutils.wide for what stays in float32.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from dreamerv2.common.tfutils import Init, gpus, weight, wide
@@ -180,19 +183,17 @@ class Conv(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         kernel, bias = weight(self.kernel, self.dtype), weight(self.bias, self.dtype)
-        size, depth = kernel.shape[0], kernel.shape[-1]
-        height, width = ((n - size) // 2 + 1 for n in x.shape[1:3])
-        if not few_windows(x.shape[0], (height, width)):
+        outputs = [(n - kernel.shape[0]) // 2 + 1 for n in x.shape[1:3]]
+        if not few_windows(x.shape[0], outputs):
             y = tf.nn.conv2d(x, kernel, 2, "VALID")
-        elif max(height, width) > 2:
+        elif max(outputs) > 2:
             y = _conv_of_few_windows(x, kernel)
-        else:  # so few output pixels of many channels are one product, with all its gradients
-            y = _patches(x, size) @ tf.reshape(kernel, (-1, depth))
-            y = tf.reshape(y, (-1, height, width, depth))
+        else:
+            y = _conv_by_product(x, kernel)
         return tf.nn.bias_add(y, bias)
 
 
-def few_windows(count: int, outputs: tuple[int, int]) -> bool:
+def few_windows(count: int, outputs: Sequence[int]) -> bool:
     """Whether patches of that many images, with a window per output pixel, are worth making.
 
     A CPU makes them in little time if the windows are few, and multiplies them faster than oneDNN
@@ -201,13 +202,31 @@ def few_windows(count: int, outputs: tuple[int, int]) -> bool:
     return not gpus() and count > 64 and max(outputs) <= 8
 
 
-@tf.function(jit_compile=True, autograph=False)
 def _patches(x: tf.Tensor, size: int) -> tf.Tensor:
     """Stride-2 windows [B, H, W, C] -> [B * ((H-k)//2+1) * .., k*k*C], in a kernel's order."""
-    rows, columns = (range(0, n - size + 1, 2) for n in x.shape[1:3])
-    line = lambda i: [x[:, i : i + size, j : j + size] for j in columns]  # noqa: E731
-    windows = tf.stack([tf.stack(line(i), 1) for i in rows], 1)
-    return tf.reshape(windows, (-1, size * size * x.shape[-1]))
+    batch, height, width, channels = x.shape
+    taps = np.arange(size)
+    row, column = (np.arange(0, n - size + 1, 2)[:, None] + taps for n in (height, width))
+    pixel = row[:, None, :, None] * width + column[None, :, None, :]  # [h, w, k, k]
+    flat = tf.reshape(x, (batch, height * width, channels))
+    return tf.reshape(tf.gather(flat, pixel.ravel(), axis=1), (-1, size * size * channels))
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _add_patches(patches: tf.Tensor, shape: tuple[int, ...], size: int) -> tf.Tensor:
+    """Add patches up where `_patches` took them from: -> [B, H, W, C]."""
+    batch, height, width, channels = shape
+    rows, columns = (range(0, n - size + 1, 2) for n in (height, width))
+    windows = (batch, len(rows), len(columns), size, size, channels)
+    windows = tf.reshape(patches, windows)
+    place = lambda i, n: [i, n - size - i]  # noqa: E731
+    return tf.add_n(
+        [
+            tf.pad(windows[:, i // 2, j // 2], [[0, 0], place(i, height), place(j, width), [0, 0]])
+            for i in rows
+            for j in columns
+        ]
+    )
 
 
 def _kernel_gradient(image: tf.Tensor, pixels: tf.Tensor, size: int) -> tf.Tensor:
@@ -226,6 +245,21 @@ def _conv_of_few_windows(x: tf.Tensor, kernel: tf.Tensor):
         return to_x, _kernel_gradient(x, upstream, kernel.shape[0])
 
     return tf.nn.conv2d(x, kernel, 2, "VALID"), grad
+
+
+@tf.custom_gradient
+def _conv_by_product(x: tf.Tensor, kernel: tf.Tensor):
+    """A stride-2 VALID convolution that is one matrix product, as are both of its gradients."""
+    size, depth = kernel.shape[0], kernel.shape[-1]
+    flat = tf.reshape(kernel, (-1, depth))
+
+    def grad(upstream):
+        patches = tf.matmul(tf.reshape(upstream, (-1, depth)), flat, transpose_b=True)
+        to_x = _add_patches(patches, tuple(x.shape), size)
+        return to_x, _kernel_gradient(x, upstream, size)
+
+    height, width = ((n - size) // 2 + 1 for n in x.shape[1:3])
+    return tf.reshape(_patches(x, size) @ flat, (-1, height, width, depth)), grad
 
 
 @tf.custom_gradient
