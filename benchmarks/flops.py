@@ -10,7 +10,8 @@ import math
 
 import tensorflow as tf
 
-from dreamerv2.common.layers import Conv, ConvTranspose, Dense
+from dreamerv2.common.convolutions import Conv, ConvTranspose
+from dreamerv2.common.layers import Dense
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.devices import wait
 from benchmarks.measure import Row, milliseconds, repeat
-from dreamerv2.common import layers
+from dreamerv2.common import convolutions, layers
 
 
 def update(bench: Bench) -> Iterator[Row]:
@@ -64,6 +64,7 @@ def export(bench: Bench, path: Path) -> None:
     seed, step = tf.constant(np.zeros(2, np.int32)), tf.constant(0, tf.int64)
     data = agent._tensors(bench.task.batch(bench.config))
     arguments = (data, agent.initial_train_state(), seed, step)
-    with mock.patch.object(layers, "gpus", lambda: ["the other machine's"]):
+    gpu = lambda: ["the other machine's"]  # noqa: E731
+    with mock.patch.object(layers, "gpus", gpu), mock.patch.object(convolutions, "gpus", gpu):
         text = function.experimental_get_compiler_ir(*arguments)(stage="stablehlo")
     path.write_text(text if isinstance(text, str) else text.decode())

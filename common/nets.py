@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from dreamerv2.common import dists
+from dreamerv2.common.convolutions import Conv, ConvTranspose
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.layers import Conv, ConvTranspose, Dense, NormAct, OneHots
+from dreamerv2.common.layers import Dense, NormAct, OneHots
 from dreamerv2.common.tfutils import Init, wide
 
 Shapes = Mapping[str, tuple[int, ...]]  # key -> shape of one observation, without batch

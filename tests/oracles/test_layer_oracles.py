@@ -5,7 +5,7 @@ import tensorflow as tf
 from scipy.signal import convolve2d, correlate2d
 from small_models import assert_close, numpy_of, randomize, small_config, weights_of
 
-from dreamerv2.common import layers
+from dreamerv2.common import convolutions, layers
 from dreamerv2.common.nets import MLP, Decoder, Encoder, Head
 from dreamerv2.common.tfutils import Init
 
@@ -97,7 +97,7 @@ def test_a_fresh_gru_cell_remembers():
     + [(70, (4, 4), 2, 3, 4), (65, (7, 6), 3, 2, 4), (80, (3, 2), 2, 3, 2), (66, (6, 9), 1, 2, 6)],
 )
 def test_convolution(dtype, batch, size, inputs, depth, kernel):
-    layer, weights = build(layers.Conv, dtype, inputs, depth, kernel)
+    layer, weights = build(convolutions.Conv, dtype, inputs, depth, kernel)
     x = tensor(np.random.default_rng(2), (batch, *size, inputs), dtype)
     window, bias = weights["part/kernel"], weights["part/bias"]
     expected = oracle.over_images(oracle.conv, numpy_of(x), window, bias)
@@ -114,7 +114,7 @@ def test_convolution(dtype, batch, size, inputs, depth, kernel):
     + [(2, (3, 2), 2, 9, 4), (1, (2, 3), 2, 3, 5), (3, (1, 2), 4, 1, 2), (70, (2, 3), 2, 9, 4)],
 )
 def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
-    layer, weights = build(layers.ConvTranspose, dtype, inputs, depth, kernel)
+    layer, weights = build(convolutions.ConvTranspose, dtype, inputs, depth, kernel)
     x = tensor(np.random.default_rng(2), (batch, *size, inputs), dtype)
     window, bias = weights["part/kernel"], weights["part/bias"]
     expected = oracle.over_images(oracle.conv_transpose, numpy_of(x), window, bias)
@@ -128,18 +128,18 @@ def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
 @pytest.mark.parametrize(
     ("kind", "shape", "depth", "kernel"),
     [
-        (layers.Conv, (2, 6, 6, 2), 3, 3),
-        (layers.Conv, (2, 7, 6, 2), 3, 4),
-        (layers.Conv, (1, 9, 8, 2), 3, 4),
-        (layers.Conv, (70, 7, 6, 2), 3, 4),
-        (layers.Conv, (65, 4, 5, 3), 2, 4),
-        (layers.Conv, (66, 9, 8, 2), 3, 4),
-        (layers.ConvTranspose, (2, 1, 1, 3), 2, 5),
-        (layers.ConvTranspose, (2, 3, 2, 3), 2, 4),
-        (layers.ConvTranspose, (1, 2, 2, 3), 9, 4),
-        (layers.ConvTranspose, (2, 2, 3, 2), 2, 3),
-        (layers.ConvTranspose, (66, 3, 2, 2), 9, 3),
-        (layers.ConvTranspose, (65, 2, 3, 1), 8, 4),
+        (convolutions.Conv, (2, 6, 6, 2), 3, 3),
+        (convolutions.Conv, (2, 7, 6, 2), 3, 4),
+        (convolutions.Conv, (1, 9, 8, 2), 3, 4),
+        (convolutions.Conv, (70, 7, 6, 2), 3, 4),
+        (convolutions.Conv, (65, 4, 5, 3), 2, 4),
+        (convolutions.Conv, (66, 9, 8, 2), 3, 4),
+        (convolutions.ConvTranspose, (2, 1, 1, 3), 2, 5),
+        (convolutions.ConvTranspose, (2, 3, 2, 3), 2, 4),
+        (convolutions.ConvTranspose, (1, 2, 2, 3), 9, 4),
+        (convolutions.ConvTranspose, (2, 2, 3, 2), 2, 3),
+        (convolutions.ConvTranspose, (66, 3, 2, 2), 9, 3),
+        (convolutions.ConvTranspose, (65, 2, 3, 1), 8, 4),
     ],
 )
 def test_gradients_of_convolutions(kind, shape, depth, kernel):
@@ -170,7 +170,7 @@ def test_transposed_convolution_undoes_the_shape_of_the_paper():
     """1 -> 5 -> 13 -> 30 -> 64 pixels."""
     size, x = 1, tf.zeros((1, 1, 1, 2))
     for kernel in (5, 5, 6, 6):
-        layer, _ = build(layers.ConvTranspose, "float32", 2, 2, kernel)
+        layer, _ = build(convolutions.ConvTranspose, "float32", 2, 2, kernel)
         x, size = layer(x), 2 * (size - 1) + kernel
         assert x.shape[1] == size
     assert size == 64
