@@ -102,7 +102,8 @@ class TensorBoardOutput:
     def _open_file(self, wall_time: float) -> None:
         self._logdir.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(wall_time):010d}.{socket.gethostname()}.{os.getpid()}"
-        path = self._logdir / f"{name}.{next(_file_number)}"
+        # Readers take files in the order of their names, also those of one second.
+        path = self._logdir / f"{name}.{next(_file_number):06d}"
         self._file = open(path, "xb", buffering=0)
         events = [event_pb2.Event(wall_time=wall_time, file_version="brain.Event:2")]
         if self._start_step is not None:

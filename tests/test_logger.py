@@ -1,6 +1,7 @@
 """What is logged can be read back: from metrics.jsonl, event files, GIFs and the terminal."""
 
 import io
+import itertools
 import json
 import os
 import pty
@@ -481,7 +482,9 @@ def file_size_limit():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_full_disk_costs_only_what_did_not_fit(tmp_path, file_size_limit, capsys):
+def test_full_disk_costs_only_what_did_not_fit(tmp_path, file_size_limit, capsys, monkeypatch):
+    # The tenth and the eleventh file of one process and one second are read in this order too.
+    monkeypatch.setattr("dreamerv2.common.tensorboard._file_number", itertools.count(9))
     output = TensorBoardOutput(tmp_path)
     output.write(0, scalars(a=0))
     output.flush()
