@@ -159,4 +159,4 @@ def _functions(agent, part: Part) -> tuple[Callable, Callable]:
 
 
 def _floats(nest: Any) -> list[tf.Tensor]:
-    return [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]
+    return [x for x in tf.nest.flatten(nest, expand_composites=True) if x.dtype.is_floating]

@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from commandline import TINY
 from sources import ROOT
 
 from benchmarks import environment
@@ -110,3 +111,16 @@ def test_the_export_is_what_a_gpu_would_compute(tmp_path):
     assert ran.returncode == 0, ran.stderr
     text = path.read_text()
     assert "stablehlo.dot" in text and "gather" not in text
+
+
+@pytest.mark.slow
+def test_the_parts_of_an_update_are_measured_with_gradients_through_the_dynamics(tmp_path):
+    path = tmp_path / "rows.json"
+    options = ("--quick", "--only", "parts", "--precision", "32", "--json", str(path))
+    ran = run(*options, "--configs", "atari", "small", *TINY, "--actor_grad", "both")
+    assert ran.returncode == 0, ran.stderr
+    rows = {row["name"]: row for row in map(json.loads, path.read_text().splitlines())}
+    for part in ("encoder", "observe", "decoder", "heads", "imagination", "target", "actor"):
+        forward, both = rows[f"{part} forward"], rows[f"{part} forward and backward"]
+        assert 0 < forward["gflop"] < both["gflop"], f"{part}: a gradient costs nothing"
+        assert forward["min"] < both["median"], f"{part}: a gradient takes no time"
