@@ -35,10 +35,10 @@ class MLP(tf.Module):
 
     def __call__(self, x: tf.Tensor, hot: OneHots | None = None) -> tf.Tensor:
         batch, flat = x.shape[:-1], lambda x: tf.reshape(x, (-1, x.shape[-1]))
-        x, first = flat(x), self.steps[0]  # see Dense.part
-        x = first(x, OneHots(flat(hot.rows), hot.size) if hot else None)
-        for step in self.steps[1:]:
-            x = step(x)
+        x = flat(x)  # see Dense.part
+        hot = OneHots(flat(hot.rows), hot.size) if hot else None
+        for i, step in enumerate(self.steps):
+            x = step(x, hot) if i == 0 else step(x)
         return tf.reshape(x, (*batch, self.size))
 
 
