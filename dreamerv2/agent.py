@@ -157,7 +157,8 @@ class Agent(tf.Module):
             latent, action, model.encoder(obs), obs["is_first"], None if mean else noise["post"]
         )
         behavior = self.expl_behavior if explore else self.task_behavior
-        dist = behavior.policy(*model.rssm.features(latent))
+        # Of the whole state, not rows where its ones are: what is not finite shows in the action.
+        dist = behavior.policy(model.rssm.feat(latent))
         action = dist.mode() if evaluate else dist.sample(noise["action"])
         if amount := self._blur(evaluate):
             action = exploration.action_noise(action, amount, self.discrete, noise["blur"])
