@@ -36,7 +36,7 @@ def few_windows(count: int, outputs: Sequence[int]) -> bool:
     """Whether patches of that many images, with a window per output pixel, are worth making.
 
     A CPU makes them in little time if the windows are few, and multiplies them faster than oneDNN
-    walks over the image. In a small batch rearranging the kernel takes longer.
+    walks over the image. A small batch, such as the policy's, gains nothing.
     """
     return not gpus() and count > 64 and max(outputs) <= 8
 
@@ -94,7 +94,9 @@ def _conv_by_product(x: tf.Tensor, kernel: tf.Tensor):
 
     def grad(upstream):
         patches = tf.matmul(tf.reshape(upstream, (-1, depth)), flat, transpose_b=True)
-        to_x = _add_patches(patches, tuple(x.shape), size)
+        # In a debugger, line by line.
+        add = _add_patches.python_function if tf.executing_eagerly() else _add_patches
+        to_x = add(patches, tuple(x.shape), size)
         return to_x, _kernel_gradient(x, upstream, size)
 
     height, width = ((n - size) // 2 + 1 for n in x.shape[1:3])

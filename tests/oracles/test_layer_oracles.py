@@ -146,13 +146,18 @@ def test_gradients_of_convolutions(kind, shape, depth, kernel):
     """By finite differences, for the input, the kernel and the bias."""
     layer, _ = build(kind, "float64", shape[-1], depth, kernel)
     rng = np.random.default_rng(2)
-    x, pull = tensor(rng, shape, "float64"), None
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = layer(x)
-        pull = tensor(rng, y.shape, "float64")
-        value = tf.reduce_sum(y * pull)
-    grads = tape.gradient(value, [x, layer.kernel, layer.bias])
+    x = tensor(rng, shape, "float64")
+    pull = tensor(rng, layer(x).shape, "float64")
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(layer(x) * pull)
+        return tape.gradient(value, [x, layer.kernel, layer.bias])
+
+    grads = gradients()
+    for eager, compiled in zip(grads, tf.function(gradients)(), strict=True):
+        assert_close(compiled, eager, "the same gradient in a graph")
     loss = lambda: tf.reduce_sum(layer(x + shift) * pull)  # noqa: E731
     shift = tf.zeros_like(x)
     direction = [tensor(rng, grad.shape, "float64") for grad in grads]
@@ -180,6 +185,48 @@ def test_transposed_convolution_undoes_the_shape_of_the_paper():
 def test_activations(name):
     x = np.linspace(-4, 4, 41)
     assert_close(layers.ACTIVATIONS[name](tf.constant(x)), oracle.ACTIVATIONS[name](x), name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "depth"),
+    [
+        (convolutions.Conv, (70, 4, 4, 16), 32),
+        (convolutions.Conv, (70, 9, 8, 16), 32),
+        (convolutions.ConvTranspose, (70, 4, 4, 16), 32),
+    ],
+)
+def test_large_batches_of_small_images_in_bfloat16(kind, shape, depth):
+    """The other way of computing them, in a graph: near the result and gradients of float32."""
+    rng, found = np.random.default_rng(2), []
+    x, pull = (
+        tf.cast(tensor(rng, s, "float32"), tf.bfloat16) for s in (shape, (70, 10, 10, depth))
+    )
+    for dtype in ("float32", "bfloat16"):
+        layer, _ = build(kind, dtype, shape[-1], depth, 4)
+        for variable in layer.variables:  # the same numbers in both
+            variable.assign(tf.cast(tf.cast(variable, tf.bfloat16), variable.dtype))
+
+        @tf.function
+        def run(x, pull, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x)
+            pull = pull[:, : y.shape[1], : y.shape[2]]
+            return y, *tape.gradient(y, [x, layer.kernel], pull)
+
+        found.append([tf.cast(y, tf.float32) for y in run(*(tf.cast(t, dtype) for t in (x, pull)))])
+    for name, wide, narrow in zip(("y", "x", "W"), *found, strict=True):
+        error = tf.norm(wide - narrow) / tf.norm(wide)
+        assert 0 < error < 0.01, f"{name} in bfloat16 is off by {error:.1%}"
+
+
+def test_mlp_without_layers():
+    """It hands on what it is given, whether or not it is told where the ones are."""
+    layer, _ = build(MLP, "float32", 4, [], "elu", "none")
+    x = tf.eye(4)
+    np.testing.assert_array_equal(layer(x), x)
+    rows = tf.range(4)[:, None]
+    np.testing.assert_array_equal(layer(x, layers.OneHots(rows, 4)), x)
 
 
 @DTYPES
