@@ -12,9 +12,7 @@ from dreamerv2.common.optim import Optimizer
 from dreamerv2.common.tfutils import Init, cast_once, recording, schedule
 from dreamerv2.losses import actor_loss, critic_loss, imagination_weights, lambda_return
 from dreamerv2.rssm import State
-from dreamerv2.world_model import WorldModel, features
-
-Sequence = dict[str, tf.Tensor]  # from WorldModel.imagine, entries [H+1, N, ...]
+from dreamerv2.world_model import Sequence, WorldModel, head_inputs
 
 
 class RewardNorm(tf.Module):
@@ -135,7 +133,7 @@ class ActorCritic(tf.Module):
 
     def target(self, seq: Sequence, reward: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return lambda-returns V_0..V_{H-1} [H, N] and slow values v_0..v_H [H+1, N]."""
-        value = self.slow_critic(*features(seq)).mode()
+        value = self.slow_critic(*head_inputs(seq)).mode()
         discount = seq["discount"][:-1]
         return lambda_return(reward, value, discount, self.config.discount_lambda), value
 
@@ -143,7 +141,7 @@ class ActorCritic(tf.Module):
         self, seq: Sequence, target: tf.Tensor, value: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Pair actions, targets, baselines and weights as drawn at losses.actor_loss."""
-        feat, *hot = features(seq, stop=-2)
+        feat, *hot = head_inputs(seq, stop=-2)
         policy = self.policy(tf.stop_gradient(feat), *hot)
         now = lambda spec: schedule(spec, step, target.dtype)  # noqa: E731
         metrics, reinforce, log_prob = {}, {"reinforce": 1.0, "dynamics": 0.0}.get(self.grad), None
@@ -152,7 +150,7 @@ class ActorCritic(tf.Module):
             reinforce = 1 - mix
         if self.grad != "dynamics":
             log_prob = policy.log_prob(tf.stop_gradient(seq["action"][1:-1]))
-        baseline = value if self.config.slow_baseline else self.critic(*features(seq)).mode()
+        baseline = value if self.config.slow_baseline else self.critic(*head_inputs(seq)).mode()
         entropy = policy.entropy()
         scale = now(self.config.actor_ent)
         weight = imagination_weights(seq["discount"][:-1])
@@ -172,7 +170,7 @@ class ActorCritic(tf.Module):
         self, seq: Sequence, target: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Fit V_t at z_t, t = 0..H-1."""
-        feat, *hot = features(seq, stop=-1)
+        feat, *hot = head_inputs(seq, stop=-1)
         dist = self.critic(tf.stop_gradient(feat), *hot)
         loss = critic_loss(dist, target, imagination_weights(seq["discount"][:-1]))
         value = dist.mode()

@@ -47,7 +47,7 @@ def evaluate(
         config: of the run, with the flags of the evaluation on top.
         make_envs, make_agent: as for train.train.
 
-    Returns: the signal that ended it early; None if all were played.
+    Returns: the signal that came, after which no more is played; None if none did.
 
     Raises:
         UserError: there is no such checkpoint, or it belongs to another architecture.

@@ -6,14 +6,14 @@ policy sample and `update(post, outputs, data, seed, step)` -> metrics.
 
 import tensorflow as tf
 
-from dreamerv2.behavior import ActorCritic, RewardNorm, Sequence
+from dreamerv2.behavior import ActorCritic, RewardNorm
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UserError, nearest
 from dreamerv2.common.layers import OneHots
 from dreamerv2.common.nets import Head
 from dreamerv2.common.optim import Optimizer
 from dreamerv2.common.tfutils import Init, cast_once, recording
-from dreamerv2.world_model import WorldModel, features
+from dreamerv2.world_model import Sequence, WorldModel, head_inputs
 
 
 def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled: bool):
@@ -160,7 +160,7 @@ class Plan2Explore(Intrinsic):
         return -tf.add_n([tf.reduce_mean(head(inputs).log_prob(target)) for head in self.heads])
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
-        feat, *hot = features(seq, stop=-1)
+        feat, *hot = head_inputs(seq, stop=-1)
         inputs = self._inputs(feat, seq["action"][1:])
         guesses = tf.stack([head(inputs, *hot).mode() for head in self.heads])  # [M, H, N, size]
         # Where all models agree (a few in 16 bit often do, exactly), a root has no slope.
@@ -197,4 +197,4 @@ class ModelLoss(Intrinsic):
         return -tf.reduce_mean(self.heads[0](tf.stop_gradient(feat)).log_prob(target))
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
-        return self.heads[0](*features(seq, stop=-1)).mode()
+        return self.heads[0](*head_inputs(seq, stop=-1)).mode()

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.layers import OneHots
 from dreamerv2.common.nets import Decoder, Encoder, Head
 from dreamerv2.common.tfutils import Init, scan, uniform
 from dreamerv2.losses import kl_balance
 from dreamerv2.rssm import RSSM, State
 
 Batch = Mapping[str, tf.Tensor]  # key -> [B, T, ...]
+Sequence = dict[str, tf.Tensor | OneHots]  # of imagined states, see WorldModel.imagine
 
 NOT_OBSERVED = ("action", "reward", "is_first", "is_last", "is_terminal")
 CLIP_REWARDS = {"identity": tf.identity, "sign": tf.sign, "tanh": tf.tanh}
@@ -157,7 +159,7 @@ class WorldModel(tf.Module):
         start: State,
         is_terminal: tf.Tensor,
         noise: dict[str, tf.Tensor],
-    ) -> dict[str, tf.Tensor]:
+    ) -> Sequence:
         """Unroll the prior with the policy (paper, section 2.2).
 
         Args:
@@ -167,7 +169,8 @@ class WorldModel(tf.Module):
             noise: from `imagination_noise`, entries [H, N, ...].
 
         Returns: feat [H+1, N, F], deter and stoch [H+1, N, ...], action [H+1, N, A] (a_t led into
-            z_t, a_0 is zeros) and discount [H+1, N]; hot, see `features`.
+            z_t, a_0 is zeros) and discount [H+1, N]; hot, if it helps, see
+            `head_inputs`.
         """
         start = {key: start[key] for key in ("deter", "stoch")}
 
@@ -188,15 +191,15 @@ class WorldModel(tf.Module):
         sequence["discount"] = self._discount(sequence, is_terminal)
         return sequence
 
-    def imagined_reward(self, sequence: dict[str, tf.Tensor]) -> tf.Tensor:
+    def imagined_reward(self, sequence: Sequence) -> tf.Tensor:
         """What the reward head expects in states 0..H-1 of an imagined sequence, [H, N]."""
-        return self.heads["reward"](*features(sequence, stop=-1)).mode()
+        return self.heads["reward"](*head_inputs(sequence, stop=-1)).mode()
 
-    def _discount(self, sequence: dict[str, tf.Tensor], is_terminal: tf.Tensor) -> tf.Tensor:
+    def _discount(self, sequence: Sequence, is_terminal: tf.Tensor) -> tf.Tensor:
         gamma = self.config.discount
         if "discount" not in self.heads:
             return gamma * tf.ones(sequence["feat"].shape[:-1], self.float)
-        predicted = self.heads["discount"](*features(sequence, start=1)).mean
+        predicted = self.heads["discount"](*head_inputs(sequence, start=1)).mean
         # Whether the start states were terminal is known; the head need not guess.
         return tf.concat([gamma * (1 - tf.cast(is_terminal, self.float))[None], predicted], 0)
 
@@ -239,7 +242,7 @@ class WorldModel(tf.Module):
         return tf.reshape(video, (*video.shape[:2], -1, video.shape[-1]))
 
 
-def features(sequence: dict, start: int | None = None, stop: int | None = None) -> list:
+def head_inputs(sequence: Sequence, start: int | None = None, stop: int | None = None) -> list:
     """What to call heads with for these rows of an imagined sequence, see RSSM.features."""
     return [sequence[key][start:stop] for key in ("feat", "hot") if key in sequence]
 
