@@ -125,7 +125,8 @@ def test_xla_computes_the_same_update(monkeypatch):
     tiny = {r".*\.layers": 1, r".*mlp_layers": [4], "imag_horizon": 3, "actor_grad": "both"}
     data = batches(2, VECTORS)
     plain, _ = train(build(tiny, {"jit": False}), data)
-    monkeypatch.setattr("dreamerv2.agent.gpus", lambda: ["a GPU"])
+    for module in ("agent", "common.layers", "common.convolutions"):
+        monkeypatch.setattr(f"dreamerv2.{module}.gpus", lambda: ["a GPU"])
     rows, _ = train(build(tiny), data)
     assert largest_difference(rows, plain) < 1e-4, "XLA computes something else"
 
@@ -201,8 +202,9 @@ def test_the_magnitude_of_rewards_takes_no_overflow():
     np.testing.assert_allclose(norm.mag, 0.9 + 0.3, rtol=1e-6)
 
 
-def test_an_action_that_is_not_finite_is_refused_in_a_sentence():
-    agent = build({"jit": False})
+@pytest.mark.parametrize("jit", [True, False])
+def test_an_action_that_is_not_finite_is_refused_in_a_sentence(jit):
+    agent = build({"jit": jit})
     obs = {key: value[:2, 0].copy() for key, value in batches(1)[0].items()}
     obs["position"][0] = np.nan
     with pytest.raises(UserError, match="action is not finite in float32: look for very large"):
