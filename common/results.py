@@ -16,6 +16,7 @@ import numpy as np
 from dreamerv2.common.errors import UserError
 
 CURVE_COLUMNS = ["task", "method", "step", "mean", "std", "seeds"]
+WHOLE_GAME = 108_000  # frames of Atari, after which the published scores end an episode
 CHUNK = 2**24  # bytes of a metrics file held at a time
 
 

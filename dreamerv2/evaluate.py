@@ -23,6 +23,7 @@ from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.progress import Progress
+from dreamerv2.common.results import WHOLE_GAME
 from dreamerv2.common.signals import StopRequest
 
 FILMED = 3  # episodes
@@ -56,7 +57,7 @@ def evaluate(
         raise UserError("--eval_eps 0 is not possible with --mode eval: it must be at least 1.")
     weights = saved.read_weights(config)
     logdir = Path(config.logdir or saved.folder(config)).expanduser()
-    run = Run(logdir, config.task, weights.step * config.action_repeat)
+    run = Run(logdir, config.task, saved.frames(config, weights.step))
     count = min(config.envs, config.eval_eps)
     seeds = [seeding.integer(config.seed, "env", "evaluation", i) for i in range(count)]
     envs = make_envs("eval", count, seeds)
@@ -67,7 +68,8 @@ def evaluate(
         agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
         saved.load_weights(agent, weights)
         policy = functools.partial(agent.policy, step=weights.step, mode="eval")
-        results = Results(run)
+        limit = config.time_limit
+        results = Results(run, limit if limit * config.action_repeat < WHOLE_GAME else 0)
         with StopRequest() as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
             driver = Driver(envs, on_step=[camera], on_episode=[results, lambda *_: bar.update(1)])
             driver(policy, episodes=config.eval_eps, stop=lambda: bool(stop))
@@ -79,10 +81,14 @@ def evaluate(
 
 
 class Results:
-    """Collects the episodes and writes eval.jsonl, every line as soon as it is known."""
+    """Collects the episodes and writes eval.jsonl, every line as soon as it is known.
 
-    def __init__(self, run: Run):
-        self._run = run
+    Args:
+        limit: agent steps that end an episode sooner than those of published scores; 0: none.
+    """
+
+    def __init__(self, run: Run, limit: int):
+        self._run, self._limit = run, limit
         self._returns: list[float] = []
         self._lengths: list[int] = []
 
@@ -100,7 +106,14 @@ class Results:
             print("Stopped before the first episode ended.", flush=True)
             return
         summary = summarize(self._returns) | {"length_mean": float(np.mean(self._lengths))}
-        summary |= references(self._run.task, summary["mean"])
+        if 0 < self._limit <= max(self._lengths):
+            print(
+                f"Episodes end after {self._limit:,} agent steps here (--time_limit): there is no "
+                "comparison with the scores of whole ones.",
+                flush=True,
+            )
+        else:
+            summary |= references(self._run.task, summary["mean"])
         self._write(summary)
         print(report(self._run, summary), flush=True)
 
@@ -160,7 +173,7 @@ def report(run: Run, summary: dict[str, Any]) -> str:
             f"  random play scores {summary['random']:g}, a human {summary['human']:g}: the mean "
             f"is {summary['normalized']:.3f}, where random is 0 and human is 1"
         )
-    else:
+    elif not references(run.task, 0.0):
         lines.append("  the scores of random play and of a human are not known for this task")
     return "\n".join(lines)
 

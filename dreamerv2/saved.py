@@ -98,6 +98,18 @@ def read_weights(config: Config) -> Weights:
     return Weights(*loaded)
 
 
+def frames(config: Config, step: int) -> int:
+    """Return the environment frames of a run after so many of its agent steps.
+
+    They are those of its training, whatever --action_repeat an evaluation plays with.
+    """
+    try:
+        own = read_config(folder(config), config)
+    except UserError:  # a checkpoint on its own: its run is not known
+        own = config
+    return step * own.action_repeat
+
+
 def describe(replica: Replica) -> tuple[dict[str, tuple[int, ...]], int, bool]:
     """Return what an agent is made with: shapes by key, size of an action, whether discrete."""
     shapes = {key: space.shape for key, space in replica.observation_space.items()}

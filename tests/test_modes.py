@@ -111,10 +111,35 @@ def test_eval_sums_up(evaluated):
         returns[2],
         returns[4],
     )
-    assert (summary["random"], summary["human"]) == (-20.7, 14.6)
-    assert summary["normalized"] == pytest.approx((summary["mean"] + 20.7) / (14.6 + 20.7))
-    for words in ("mean", "standard error", "median", "min", "max", "-20.7", "14.6"):
+    for words in ("mean", "standard error", "median", "min", "max"):
         assert words in evaluated[1], f"what is printed lacks: {words}"
+    assert "normalized" not in summary, "no point in 30 steps looks half human"
+    assert "Episodes end after 30 agent steps here" in evaluated[1]
+
+
+@pytest.mark.parametrize(("limit", "compared"), [(0, True), (31, True), (30, False)])
+def test_whole_episodes_are_compared_with_a_human(limit, compared, tmp_path, capsys):
+    results = evaluate.Results(evaluate.Run(tmp_path, "atari_pong", 400), limit)
+    for length in (20, 30):
+        results({"reward": np.array([0.0] * length + [-7.0])}, 0)
+    results.conclude()
+    summary, printed = lines(tmp_path)[-1], capsys.readouterr().out
+    assert ("a human 14.6" in printed) == ("normalized" in summary) == compared
+    if compared:
+        assert (summary["random"], summary["human"]) == (-20.7, 14.6)
+        assert summary["normalized"] == pytest.approx((-7 + 20.7) / (14.6 + 20.7))
+    else:
+        assert "no comparison" in printed and "are not known" not in printed
+
+
+def test_frames_are_those_of_the_training(tmp_path):
+    """Whatever --action_repeat an evaluation plays with."""
+    defaults = Config(paths.load_configs()["defaults"])
+    trained = defaults.update({"logdir": str(tmp_path), "action_repeat": 4})
+    trained.save(tmp_path / "config.yaml")
+    assert saved.frames(trained.update({"action_repeat": 2}), 500) == 2000
+    alone = trained.update({"logdir": str(tmp_path / "else"), "action_repeat": 3})
+    assert saved.frames(alone, 500) == 1500, "there is no run to ask"
 
 
 def test_eval_leaves_the_run_alone(evaluated):
