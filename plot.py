@@ -233,7 +233,9 @@ def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bo
     `fixed` keeps the limits as they are.
     """
     table = scores.load_scores()
-    drawn = {line.get_label() for line in ax.lines}
+    left, right = ax.get_xlim()
+    spans = [(line.get_label(), line.get_xdata()) for line in ax.lines]
+    drawn = {label for label, xs in spans if min(xs) <= right and max(xs) >= left}
     names = [name for name in styles if styles[name]["label"] not in drawn]
     values = {name: table.loc[task, name] for name in names if task in table.index}
     low, high = ax.get_ylim()

@@ -13,6 +13,7 @@ import numpy as np
 
 from dreamerv2.common.errors import UserError, nearest
 from dreamerv2.common.results import (
+    WHOLE_GAME,
     Curve,
     Run,
     metric_names,
@@ -90,7 +91,7 @@ def _load(
     xaxis: str,
     yaxis: str,
 ) -> Loaded:
-    runs, curves, foreign, without, garbled, damaged = [], [], [], [], [], Counter()
+    runs, curves, foreign, without, garbled, cut, damaged = [], [], [], [], [], [], Counter()
     metrics = read_many([file for file, _ in files if file.name == METRICS], xaxis, yaxis)
     for file, indir in files:
         found: list[Any] | None
@@ -100,6 +101,7 @@ def _load(
             garbled += [file.with_name("config.yaml")] if config is None else []
             found = [Run(*identify(file.parent, indir, config or {}), xs, ys)]
             without += [] if len(xs) else [file]
+            cut += [file] if config and ends_early(config) else []
         else:
             found = read_curves(file) if file.suffix == ".csv" else read_results(file)
             foreign += [file] if found is None else []
@@ -113,6 +115,7 @@ def _load(
     notes = [
         *_note(damaged.total(), "damaged lines skipped", broken),
         *_note(len(without), f"runs without '{yaxis}' over '{xaxis}' skipped", without),
+        *_note(len(cut), "runs end episodes early: no comparison with scores of whole ones", cut),
         *_note(len(garbled), "unreadable config.yaml skipped", garbled),
         *_note(len(foreign), "other .json and .csv files skipped", foreign),
     ]
@@ -198,7 +201,8 @@ def identify(
         method = parts[1]
     else:
         below = [name for name in folder.relative_to(indir).parts if not name.isdigit()]
-        method = "_".join(below) or indir.name
+        named = indir.parent if indir.name.isdigit() else indir
+        method = "_".join(below) or named.name
     return task, config.get("method", method), seed
 
 
@@ -208,18 +212,27 @@ def fold(task: str) -> str:
 
 
 def read_names(path: pathlib.Path) -> dict[str, str] | None:
-    """Read task, method and seed from a config.yaml; empty without one, None if it is unreadable.
+    """Read what names a run and ends its episodes from a config.yaml.
 
-    Three plain values out of hundreds of lines: parsing the YAML of fifty runs would take
-    longer than reading their metrics.
+    Empty without one, None if it is unreadable. Five plain values out of hundreds of lines: parsing
+    the YAML of fifty runs would take longer than reading their metrics.
     """
     if not path.is_file():
         return {}
-    pattern = r"^(task|method|seed):[ \t]*['\"]?([^'\"#\s]+)"
+    pattern = r"^(task|method|seed|time_limit|action_repeat):[ \t]*['\"]?([^'\"#\s]+)"
     try:
         return dict(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def ends_early(config: dict[str, str]) -> bool:
+    """Whether a game of Atari ends sooner than those of the published scores."""
+    try:
+        limit = float(config.get("time_limit", 0)) * float(config.get("action_repeat", 1))
+    except ValueError:
+        return False
+    return config.get("task", "").startswith("atari_") and 0 < limit < WHOLE_GAME
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:

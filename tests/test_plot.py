@@ -360,10 +360,33 @@ def test_limits_and_references_in_the_picture(logdir, tmp_path):
     assert {line.get_label() for line in panel.lines} == {
         *("a", "human", "rainbow (published)", "dreamerv2 (published)")
     }
+    flat = {line.get_label() for line in panel.lines if np.ptp(line.get_ydata()) == 0}
+    assert "dreamerv2 (published)" in flat, (
+        "its curve begins beyond the picture, its score does not"
+    )
     assert panel.texts[0].get_text() == "↓ random -20.7", "off the picture, so told in words"
     args = plot.parse_args(["--indir", "x", "--outdir", "y"])
     (panel,) = plot.draw_curves([curve], {"a": "red"}, "model_loss", args).axes
     assert {line.get_label() for line in panel.lines} == {"a"}, "a loss has no human score"
+
+
+def test_runs_whose_episodes_are_cut_are_named(tmp_path, capsys):
+    """A few frames without a point lost would pass for half a human."""
+    for seed, limit in (("0", 100), ("1", 27000)):
+        folder = tmp_path / "runs" / "1" / seed
+        folder.mkdir(parents=True)
+        config = f"task: atari_pong\nseed: {seed}\naction_repeat: 4\ntime_limit: {limit}\n"
+        (folder / "config.yaml").write_text(config)
+        (folder / "metrics.jsonl").write_text('{"step": 400, "eval_return": -2}\n')
+    flags = ["--outdir", tmp_path / "out", "--format", "png"]
+    plot.main([str(x) for x in ("--indir", tmp_path / "runs", *flags)])
+    said = capsys.readouterr().out
+    assert (
+        "1 runs end episodes early: no comparison with scores of whole ones, the first in " in said
+    )
+    assert "methods (1): runs\n" in said
+    plot.main([str(x) for x in ("--indir", tmp_path / "runs" / "1", *flags)])
+    assert "methods (1): runs\n" in capsys.readouterr().out, "a number is no method's name"
 
 
 def test_one_game_and_55_are_legible(tmp_path):
