@@ -135,6 +135,13 @@ def _convert(name: str, space: gymnasium.Space) -> tuple[Box, Callable]:
     if isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3):
         return _image(space)
     if isinstance(space, Box | MultiBinary):
+        if len(space.shape) == 3 and space.shape[2] <= 4 < min(space.shape[:2]):
+            warnings.warn(
+                f"The observation '{name or 'observation'}' of the shape {space.shape} is read as "
+                f"a vector of {np.prod(space.shape):,} numbers, since it is {space.dtype}: images "
+                "are uint8. If it is one, wrap the environment so that it gives 0 to 255 in uint8.",
+                stacklevel=2,
+            )
         return _vector(space)
     raise UserError(
         f"The observation '{name or 'observation'}' is {space}, which is not supported; use Dict, "

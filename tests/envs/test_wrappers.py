@@ -283,3 +283,10 @@ def test_an_image_with_its_channels_first_is_doubted():
     env = Scripted(Box(0, 255, (4, 84, 84), np.uint8))
     with pytest.warns(UserWarning, match=r"taken for 4 rows of 84 pixels: images are \[H, W, C\]"):
         DictObs(env)
+
+
+def test_an_image_of_floats_is_doubted():
+    """It is read as a vector, which nobody wants of 21,168 pixels."""
+    env = Scripted(Box(0, 255, (84, 84, 3), np.float32))
+    with pytest.warns(UserWarning, match="a vector of 21,168 numbers, since it is float32: images"):
+        assert DictObs(env).observation_space["observation"].shape == (21168,)
