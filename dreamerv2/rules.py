@@ -136,7 +136,6 @@ RULES: dict[str, Rule] = {
     "clip_rewards": one_of("identity", "sign", "tanh"),
     "expl_behavior": one_of(*EXPLORATION),
     "expl_noise|eval_noise": at_least(0),
-    "grad_heads": each(one_of("decoder", "reward", "discount")),
     r"rssm\.(ensemble|hidden|deter|stoch)": at_least(1),
     r"rssm\.discrete": classes,
     r"rssm\.std_act": one_of("sigmoid2", "sigmoid", "softplus"),
@@ -187,6 +186,11 @@ def validate(config: Config) -> None:
                 stop = "" if wanted.endswith("?") else "."
                 raise UserError(f"--{key} {show(value)} is not possible: it must be {wanted}{stop}")
     _validate_lengths(config.replay)
+    if config.mode == "train" and config.checkpoint:
+        raise UserError(
+            "--checkpoint is for --mode eval and dream: a training continues from the newest "
+            "checkpoint of its own --logdir."
+        )
     if config.mode == "train" and 0 < config.time_limit < config.replay.minlen - 1:
         raise UserError(
             f"--time_limit {config.time_limit} is not possible: episodes must have at least "

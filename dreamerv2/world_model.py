@@ -43,6 +43,7 @@ class WorldModel(tf.Module):
         }
         if config.pred_discount:
             self.heads["discount"] = Head(init / "discount", size, (), config.discount_head)
+        self._check_heads()
         self._check_scales()
         self._name_unread()
 
@@ -56,11 +57,21 @@ class WorldModel(tf.Module):
                 flush=True,
             )
 
+    def _check_heads(self) -> None:
+        known = [*self.heads] + ["discount"] * ("discount" not in self.heads)
+        for name in self.config.grad_heads:
+            if name not in known:
+                raise UserError(
+                    f"--grad_heads {name} is no head of the world model: its heads are "
+                    f"{', '.join(known)}.{nearest(name, known)}"
+                )
+
     def _check_scales(self) -> None:
         decoder = self.heads["decoder"]
         # `image` may always be there: sets of values scale it, for tasks with and without images.
         known = ["kl", "image", "proprio", "reward", "discount"]
-        known += [key for key in (*decoder.images, *decoder.vectors) if key not in known]
+        made = (*(h for h in self.heads if h != "decoder"), *decoder.images, *decoder.vectors)
+        known += [key for key in made if key not in known]
         for key in self.config.loss_scales:
             if key not in known:
                 raise UserError(

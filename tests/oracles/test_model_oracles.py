@@ -99,6 +99,13 @@ def test_a_scale_that_scales_nothing_is_refused():
         make_model(config, shapes=VECTORS)
 
 
+def test_a_head_that_is_none_is_refused():
+    """With or without a discount head: its name is in the defaults."""
+    with pytest.raises(UserError, match="heads are decoder, reward, discount.*'decoder'"):
+        make_model(small_config({"grad_heads": ["decodr"]}), shapes=VECTORS)
+    make_model(small_config({"pred_discount": False}), shapes=VECTORS)
+
+
 def test_per_state_losses_average_to_the_loss():
     _, (_, _, outputs, metrics), _ = case("defaults")
     for key in ("image", "wide", "position", "speed", "reward", "discount"):
