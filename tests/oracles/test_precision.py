@@ -209,3 +209,17 @@ def test_an_action_that_is_not_finite_is_refused_in_a_sentence(jit):
     obs["position"][0] = np.nan
     with pytest.raises(UserError, match="action is not finite in float32: look for very large"):
         agent.policy(obs)
+
+
+def test_a_metric_that_is_no_number_is_named():
+    """Before the first update takes place, by whoever adds one to the model."""
+    agent = build({"jit": True})
+    plain = agent.world_model.loss
+
+    def loss(*args):
+        total, post, outputs, metrics = plain(*args)
+        return total, post, outputs, metrics | {"mine": outputs["kl_loss"]}
+
+    agent.world_model.loss = loss
+    with pytest.raises(ValueError, match="The metric 'mine' must be a scalar, not \\(3, 5\\)"):
+        agent.train(batches(1)[0])
