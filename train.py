@@ -83,7 +83,6 @@ def train(
     frames = step.value * config.action_repeat
     outputs = make_outputs(logdir, frames) if outputs is None else outputs
     logger = Logger(step, outputs, config.action_repeat)
-    logger.text("config", str(config))
 
     seed = functools.partial(seeding.integer, config.seed)
     seeds = lambda mode, n: [seed("env", mode, i, step.value) for i in range(n)]  # noqa: E731
@@ -108,6 +107,7 @@ def train(
         agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
         if arrays is not None:
             fitting(agent, arrays)
+        logger.text("config", str(config))  # a command that is refused leaves none
         replay.prune()
         eval_replay.prune()
 

@@ -124,10 +124,13 @@ def fitting(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
         own, _ = agent.save()
         weights |= {k: own[k] for k in new}
     differences = compare(expected, weights)
+    explored = any(name.startswith("expl/") for name in weights.keys() - expected.keys())
     if differences:
         raise UserError(
             "The checkpoint holds another architecture, optimizer or action space than the config "
             f"makes: {'; '.join(differences)}. Use that of the run, or another --logdir."
+            + " To end exploration, keep --expl_behavior and give --expl_until."
+            * explored
         )
     return weights
 

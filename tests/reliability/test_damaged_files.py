@@ -152,9 +152,9 @@ def test_changes_of_the_config_are_listed_and_harmless_ones_accepted(tmp_path, c
 
 
 def contents(folder) -> dict:
-    """Path -> content of all files but the lock, which every start takes, and TensorBoard's."""
+    """Path -> content of all files but the lock, which every start takes."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"]
-    return {path: path.read_bytes() for path in files if "tfevents" not in path.name}
+    return {path: path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(
