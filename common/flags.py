@@ -44,6 +44,11 @@ class Flags:
         """
         config, rest = self.parse_known(argv)
         if rest and rest[0].startswith("--") and len(rest[0]) > 2:
+            if rest[0] == "--configs":
+                raise UserError(
+                    "--configs is a flag of train.py: a script of yours chooses in Python, as in "
+                    "dv2.defaults.update(dv2.configs['small'])."
+                )
             config.expand(rest[0][2:])  # Says why there is no such knob.
         if rest:
             raise UserError(f"'{rest[0]}' stands alone: values follow a flag, as in --seed 1.")
