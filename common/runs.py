@@ -115,7 +115,7 @@ def _load(
     notes = [
         *_note(damaged.total(), "damaged lines skipped", broken),
         *_note(len(without), f"runs without '{yaxis}' over '{xaxis}' skipped", without),
-        *_note(len(cut), "runs end episodes early: no comparison with scores of whole ones", cut),
+        *_note(len(cut), "runs end episodes early: not comparable with scores of whole ones", cut),
         *_note(len(garbled), "unreadable config.yaml skipped", garbled),
         *_note(len(foreign), "other .json and .csv files skipped", foreign),
     ]

@@ -382,7 +382,7 @@ def test_runs_whose_episodes_are_cut_are_named(tmp_path, capsys):
     plot.main([str(x) for x in ("--indir", tmp_path / "runs", *flags)])
     said = capsys.readouterr().out
     assert (
-        "1 runs end episodes early: no comparison with scores of whole ones, the first in " in said
+        "1 runs end episodes early: not comparable with scores of whole ones, the first in " in said
     )
     assert "methods (1): runs\n" in said
     plot.main([str(x) for x in ("--indir", tmp_path / "runs" / "1", *flags)])
