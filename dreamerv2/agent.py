@@ -201,8 +201,9 @@ class Agent(tf.Module):
             expl = self.expl_behavior.update(post, outputs, data, fold(seed, 2), step)
             metrics |= {f"expl_{key}": value for key, value in expl.items()}
         for name, value in metrics.items():
-            if value.shape.rank != 0:
-                raise ValueError(f"The metric '{name}' must be a scalar, not {value.shape}.")
+            shape = tf.TensorShape(getattr(value, "shape", ()))  # a Python number has none
+            if shape.rank != 0:
+                raise ValueError(f"The metric '{name}' must be a scalar, not {shape}.")
         self._policy_weights.refresh()
         # An overflow of float16 must not reach the next update through the state.
         sound = lambda x: tf.where(tf.math.is_finite(x), x, tf.zeros([], x.dtype))  # noqa: E731

@@ -211,15 +211,18 @@ def test_an_action_that_is_not_finite_is_refused_in_a_sentence(jit):
         agent.policy(obs)
 
 
-def test_a_metric_that_is_no_number_is_named():
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_metric_that_is_no_number_is_named(jit):
     """Before the first update takes place, by whoever adds one to the model."""
-    agent = build({"jit": True})
-    plain = agent.world_model.loss
+    agent = build({"jit": jit})
+    plain, wrong = agent.world_model.loss, lambda outputs: {"mine": outputs["kl_loss"]}
 
     def loss(*args):
         total, post, outputs, metrics = plain(*args)
-        return total, post, outputs, metrics | {"mine": outputs["kl_loss"]}
+        return total, post, outputs, metrics | {"constant": 1.5, **wrong(outputs)}
 
     agent.world_model.loss = loss
     with pytest.raises(ValueError, match="The metric 'mine' must be a scalar, not \\(3, 5\\)"):
         agent.train(batches(1)[0])
+    wrong = lambda outputs: {}  # noqa: E731
+    assert float(agent.train(batches(1)[0])[1]["constant"]) == 1.5
