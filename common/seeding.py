@@ -1,6 +1,7 @@
 """One random stream per consumer, all from one seed."""
 
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -12,6 +13,23 @@ def stream(seed: int, *names: str | int) -> np.random.SeedSequence:
     """
     key = tuple(zlib.crc32(str(name).encode()) for name in names)
     return np.random.SeedSequence(seed, spawn_key=key)
+
+
+class Streams:
+    """The streams of one owner, each with a count of the draws made from it.
+
+    Attributes:
+        draws: name -> how many; to be saved and restored.
+    """
+
+    def __init__(self, seed: int, owner: str, names: Iterable[str]):
+        self._keys = {name: integer(seed, owner, name) for name in names}
+        self.draws = dict.fromkeys(self._keys, 0)
+
+    def next(self, name: str) -> tuple[int, int]:
+        """Return what identifies the next draw: the stream's key and the draw's number, from 1."""
+        self.draws[name] += 1
+        return self._keys[name], self.draws[name]
 
 
 def integer(seed: int, *names: str | int) -> int:

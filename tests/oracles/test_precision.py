@@ -95,8 +95,10 @@ def test_compiled_or_line_by_line_is_the_same_action(discrete):
         assert np.allclose(*deter, atol=1e-5) and np.abs(deter[0]).max() > 0.01
 
 
-def test_acting_is_traced_once_per_mode():
-    agent = build()
+def test_acting_is_traced_once_per_mode(monkeypatch):
+    agent, traced = build(), []
+    act = agent._act
+    monkeypatch.setattr(agent, "_act", lambda *args: traced.append(args[3:]) or act(*args))
     raw = batches(1)[0]
     obs = {key: value[:2, 0] for key, value in raw.items()}
     for mode in ("train", "eval"):
@@ -104,7 +106,7 @@ def test_acting_is_traced_once_per_mode():
         for step in range(3):
             action, state = agent.policy(obs, state, step, mode)
         assert action["action"].shape == (2, 3) and action["action"].dtype == np.float32
-    assert agent._policy_fn.experimental_get_tracing_count() == 2
+    assert traced == [(False, True), (True, False)], "evaluate, explore"
 
 
 def test_noise_does_not_depend_on_how_it_is_compiled():
