@@ -58,7 +58,8 @@ class StopRequest:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        with contextlib.suppress(OSError):  # of SIGHUP the terminal is gone, see stdio
-            print(f"\n{self.received.name}: finishing the step in flight, then saving.", flush=True)
         for each in self._waiting:
             getattr(each, "hurry", lambda: None)()
+        # Of SIGHUP the terminal is gone, see stdio; and nothing can be printed within a print.
+        with contextlib.suppress(OSError, RuntimeError):
+            print(f"\n{self.received.name}: finishing the step in flight, then saving.", flush=True)

@@ -48,7 +48,11 @@ class Lasting:
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-    """Within the block, standard output and standard error outlive their terminal or pipe."""
-    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        yield
+    """Within the block, standard output and standard error outlive their terminal or pipe.
+
+    A stream that was closed before Python began (`>&-`) is None; it prints to nowhere as well.
+    """
+    with open(os.devnull, "w") as nowhere:
+        out, err = Lasting(sys.stdout or nowhere), Lasting(sys.stderr or nowhere)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield

@@ -1,8 +1,10 @@
 """SIGTERM and SIGINT end a run politely, a second Ctrl-C at once; neither leaves a process."""
 
+import contextlib
 import os
 import pty
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -96,6 +98,52 @@ def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
     finally:
         killer.cancel()
     assert 0 < steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
+
+
+def test_a_signal_in_the_midst_of_printing_is_noticed(monkeypatch):
+    """Whoever reads the output may be slow; and no print may begin within another."""
+
+    class Hurried:
+        done = False
+
+        def hurry(self):
+            self.done = True
+
+    class Busy:
+        def write(self, text):
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
+
+    waiting = Hurried()
+    with signals.StopRequest(waiting) as stop, contextlib.redirect_stdout(Busy()):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.received == signal.SIGTERM and waiting.done
+
+
+def test_a_slow_reader_of_the_output_costs_no_checkpoint(tmp_path):
+    arguments = [*SHORT, "--logdir", tmp_path / "run", "--log_every", 2]
+    process = subprocess.Popen(
+        [sys.executable, str(LIGHT), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "EPISODE": "12 20"},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        before = -1
+        while before != (before := steps_on_disk(tmp_path / "run")) or before < 1:
+            time.sleep(1)  # until the pipe is full
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+    assert 0 < steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
+
+
+def test_without_any_output_it_runs_all_the_same(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # as after >&- in a shell
+    with stdio.lasting():
+        print("unseen", flush=True)
+        assert not sys.stdout.isatty()
 
 
 @pytest.mark.parametrize("kind", ["terminal", "pipe"])
