@@ -5,6 +5,7 @@
 `train` is the whole loop, to be read from top to bottom; `main` is the command line.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -25,7 +26,7 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.driver import Driver, RandomPolicy
 from dreamerv2.common.envs import spacefile
 from dreamerv2.common.envs.spaces import OneHotSpace
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import NothingToSample, UserError
 from dreamerv2.common.hush import hushed
 from dreamerv2.common.lock import RunLock
 from dreamerv2.common.logger import (
@@ -70,7 +71,14 @@ def train(
     """
     logdir = Path(config.logdir).expanduser()
     replay = make_replay(config, logdir / "train_episodes", config.replay.capacity)
-    eval_replay = make_replay(config, logdir / "eval_episodes", config.replay.capacity // 10)
+    eval_replay = make_replay(
+        config,
+        logdir / "eval_episodes",
+        config.replay.capacity // 10,
+        # For videos: sequences as long as a batch is, where the episodes are.
+        minlen=1,
+        maxlen=config.dataset.length,
+    )
     checkpoint = Checkpoint(logdir / "checkpoints")
     saved_step, arrays, state = checkpoint.load() or (0, None, None)
     step = Counter(max(saved_step, replay.stats["total_steps"]))  # agent steps
@@ -115,13 +123,11 @@ def train(
         if step < config.prefill or not replay.ready:
             random = RandomPolicy(actions, seed("prefill", step.value))
             with Progress("Prefill", config.prefill, "agent steps", step.value) as bar:
-                while step < config.prefill or not replay.ready:
+                while not stop and (step < config.prefill or not replay.ready):
                     driver(random, steps=1)
                     bar.update(config.envs)
                     if step >= config.prefill:
                         replay.check_hope()
-                    if stop:
-                        break
             if not stop:
                 eval_driver(random, episodes=1, stop=lambda: bool(stop))
             if stop:
@@ -161,7 +167,8 @@ def train(
 
         def evaluate() -> None:
             if eval_replay.ready:
-                logger.add(agent.report(next(report_data)), prefix="eval")
+                with contextlib.suppress(NothingToSample):  # damaged, as was said
+                    logger.add(agent.report(next(report_data)), prefix="eval")
             eval_driver.reset()
             policy = functools.partial(agent.policy, step=step.value, mode="eval")
             with Progress("Evaluation", config.eval_eps, "episodes") as bar:
@@ -220,12 +227,13 @@ def train(
     return stop.received if stopped else None
 
 
-def make_replay(config: Config, directory: Path, capacity: float) -> Replay:
+def make_replay(config: Config, directory: Path, capacity: float, **changes: int) -> Replay:
     """Open the replay in the directory; its sampling has a random stream of its own."""
     seed = seeding.stream(config.seed, "replay", directory.name)
     if config.replay.capacity:  # 0: no limit
         capacity = max(capacity, config.replay.minlen)
-    return Replay(directory, **{**config.replay, "capacity": int(capacity)}, seed=seed)
+    options = {**config.replay, "capacity": int(capacity), **changes}
+    return Replay(directory, **options, seed=seed)
 
 
 def make_outputs(logdir: Path, start_frames: int) -> list:

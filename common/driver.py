@@ -94,7 +94,7 @@ class Driver:
         Args:
           policy: ``policy(obs, state) -> ({"action": float32 [E, A]}, state)``; obs holds rows, key
             -> [E, ...], without the action; state is None at first.
-          stop: asked after each step of the vector; a true answer ends the call early.
+          stop: asked before each step of the vector; a true answer ends the call early.
         """
         self._waiting |= self._silent
         self._silent[:] = False
@@ -102,13 +102,11 @@ class Driver:
         under_way = np.flatnonzero(~self._waiting)
         self._silent[under_way[int(min(limit, len(under_way))) :]] = True
         begun, step, done = min(limit, len(under_way)), 0, 0
-        while step < steps or done < episodes:
+        while (step < steps or done < episodes) and not (stop is not None and stop()):
             begun += self._reset_waiting(limit - begun)
             action = self._act(policy)
             done += self._step(action)
             step += self._envs.num_envs
-            if stop is not None and stop():
-                break
 
     def _reset_waiting(self, wanted: float) -> int:
         """Begin episodes where the last one ended; those beyond ``wanted`` are surplus.

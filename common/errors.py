@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class NothingToSample(UserError):
+    """A replay holds no sequence for a batch."""
+
+
 class NotFinite(UserError):
     """A NaN or Inf where a number must be. `values` are the arrays to look at, by name."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dreamerv2.common.archive import Archive, Schema, differs, worth_storing
 from dreamerv2.common.episodes import FileCache, StoredEpisode, trained_on
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import NothingToSample, UserError
 from dreamerv2.common.journal import Journal, stored_dtype
 from dreamerv2.common.sequences import Dataset
 
@@ -294,10 +294,10 @@ class Replay:
         for dataset in self._datasets:
             dataset.settle()
 
-    def _nothing_to_sample(self) -> UserError:
+    def _nothing_to_sample(self) -> NothingToSample:
         lengths = [e.rows for e in [*self._archive.episodes, *self._open.values()]]
         held = f"{len(lengths)} episodes of at most {max(lengths)} rows" if lengths else "none yet"
-        return UserError(
+        return NothingToSample(
             f"No episode in {self._archive.directory} has at least minlen={self._minlen} rows: "
             f"{held}, unfinished ones included, and {self._short} too short. Lower "
             "--replay.minlen, or collect longer episodes."

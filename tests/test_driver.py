@@ -224,6 +224,12 @@ def test_stop_ends_a_call_after_the_step_under_way():
     assert len(seen.rows) == 6
 
 
+def test_asked_to_stop_before_it_began_it_begins_nothing():
+    seen = Recorder()
+    seen.driver([5], [5])(CountingAgent(), steps=100, episodes=1, stop=lambda: True)
+    assert not seen.rows
+
+
 def test_asked_for_episodes_it_takes_the_first_that_began():
     """One environment is ten times slower. The first four that END are almost all short ones."""
     seen = Recorder()

@@ -170,6 +170,14 @@ def test_metrics_are_means_since_the_last_line(tmp_path):
     assert losses == {21: 2, 51: np.mean([4, 5, 6, 7, 8, 9]), 80: np.mean([10, 11, 12, 13, 14])}
 
 
+def test_metrics_of_many_updates_are_not_kept_as_tensors(tmp_path, monkeypatch):
+    World(make_config(tmp_path / "plain")).run()
+    monkeypatch.setattr("dreamerv2.learner.PENDING", 2)
+    World(make_config(tmp_path / "settled")).run()
+    plain, settled = (read_metrics(tmp_path / run, "fake_loss") for run in ("plain", "settled"))
+    assert plain == settled
+
+
 def test_metrics_count_frames(tmp_path):
     World(make_config(tmp_path, action_repeat=4)).run()
     returns = read_metrics(tmp_path, "train_return")
@@ -318,6 +326,33 @@ def test_an_evaluation_that_was_stopped_is_played_again_and_whole(tmp_path):
     again = world.when("eval policy")[len(stopped) :]
     assert again == whole.when("eval policy")[14:], "the evaluation is missing from the curve"
     assert read_metrics(tmp_path / "run", "eval_total_episodes")[60] in (5, 6), "a mean of counts"
+
+
+def test_damaged_evaluation_episodes_cost_a_picture_and_not_the_run(tmp_path, capsys):
+    world = World(make_config(tmp_path, steps=40)).run()
+    for path in (tmp_path / "eval_episodes").glob("*.npz"):
+        data = bytearray(path.read_bytes())
+        data[data.index(np.load(path)["place"].tobytes())] ^= 1
+        path.write_bytes(data)
+    reports = len(world.when("report"))
+    world.run(steps=200)
+    assert "Set aside damaged" in capsys.readouterr().out
+    assert world.steps["train"] == 200, "the run ended"
+    assert len(world.when("report")) > reports, "no picture was made of new episodes"
+
+
+def test_pictures_of_predictions_show_one_sequence_where_episodes_are_long(tmp_path):
+    """Sequences of 2 to 3 rows are learned from; a batch has 6."""
+    world = World(make_config(tmp_path, **{"replay.minlen": 2, "replay.maxlen": 3}), (19,))
+    seen, make = [], world.make_agent
+
+    def make_agent(*args):
+        agent = make(*args)
+        agent.report = lambda data: seen.append(data["is_first"]) or {}
+        return agent
+
+    train(world.config, world.make_envs, make_agent)
+    assert seen and not any(first[:, 1:].any() for first in seen), "it jumps"
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path):
