@@ -166,8 +166,14 @@ class Decoder(tf.Module):
             self._make_convs(init, inputs, config)
         if self.vectors:
             self.mlp = MLP(init / "mlp", inputs, config.mlp_layers, config.act, config.norm)
+            taken = ("dense", *(f"conv{i}" for i in range(len(config.cnn_kernels))))
             self.outs = {
-                key: Dense(init.wide() / key, self.mlp.size, shapes[key][0]) for key in self.vectors
+                key: Dense(
+                    init.wide() / (f"vector_{key}" if key in taken else key),
+                    self.mlp.size,
+                    shapes[key][0],
+                )
+                for key in self.vectors
             }
 
     def _make_convs(self, init, inputs, config):

@@ -113,8 +113,18 @@ class Init:
 
 
 def named_variables(module: tf.Module) -> dict[str, tf.Variable]:
-    """Return every variable of the module under its path name, sorted by name."""
-    return {v.name.removesuffix(":0"): v for v in sorted(module.variables, key=lambda v: v.name)}
+    """Return every variable of the module under its path name, sorted by name.
+
+    Raises:
+        ValueError: two have one name, so that a checkpoint would lack one of them.
+    """
+    named: dict[str, tf.Variable] = {}
+    for variable in sorted(module.variables, key=lambda v: v.name):
+        name = variable.name.removesuffix(":0")
+        if name in named:
+            raise ValueError(f"Two variables are called '{name}'.")
+        named[name] = variable
+    return named
 
 
 _casts = threading.local()

@@ -103,9 +103,10 @@ class Agent(tf.Module):
             action, state = self._policy(obs, state, noise, evaluate, explore)
         action = action.numpy()
         if not np.isfinite(action).all():
+            advice = ", or try --precision 32" * (self.dtype.size < 4)
             raise UserError(
                 f"The policy's action is not finite in {self.dtype.name}: look for very large "
-                "observations, or try --precision 32."
+                f"observations{advice}."
             )
         return {"action": action}, state
 

@@ -18,7 +18,7 @@ from dreamerv2.world_model import Sequence, WorldModel, head_inputs
 class RewardNorm(tf.Module):
     """Scales rewards by a running mean of their magnitude: r / (mag + eps) * scale.
 
-    momentum 1 leaves the magnitude at its initial 1, so the defaults change nothing.
+    With momentum 1 the magnitude is 1, so the defaults change nothing.
     """
 
     def __init__(self, name: str, config, dtype: tf.DType = tf.float32):
@@ -34,7 +34,9 @@ class RewardNorm(tf.Module):
             mag = keep * self.mag + (1 - keep) * tf.cast(mean, self.mag.dtype)
             # An update that overflows in float16 is skipped: it must leave no trace here either.
             self.mag.assign(tf.where(tf.math.is_finite(mag), mag, self.mag))
-        normed = reward / (tf.cast(self.mag, reward.dtype) + eps) * self.config.scale
+        # Without a running mean it is 1, whatever a checkpoint made with one holds.
+        mag = tf.cast(self.mag, reward.dtype) if keep < 1 else tf.ones([], reward.dtype)
+        normed = reward / (mag + eps) * self.config.scale
         metrics = {
             "reward_mean": tf.reduce_mean(reward),
             "reward_std": tf.math.reduce_std(reward),

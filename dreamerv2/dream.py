@@ -105,7 +105,7 @@ def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Te
     images, decoded = model.heads["decoder"].images, model.heads["decoder"](seq["feat"])
     return {
         "images": {k: np.clip(decoded[k].mode().numpy() + 0.5, 0, 1) for k in images},
-        "reward": model.heads["reward"](seq["feat"]).mode().numpy(),
+        "reward": model.heads["reward"](seq["feat"]).mean.numpy(),
         "value": behavior.slow_critic(seq["feat"]).mode().numpy(),
         "discount": seq["discount"].numpy(),
     }

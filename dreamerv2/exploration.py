@@ -13,7 +13,7 @@ from dreamerv2.common.layers import OneHots
 from dreamerv2.common.nets import Head
 from dreamerv2.common.optim import Optimizer
 from dreamerv2.common.tfutils import Init, cast_once, recording
-from dreamerv2.world_model import Sequence, WorldModel, head_inputs
+from dreamerv2.world_model import Batch, Sequence, WorldModel, head_inputs
 
 
 def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled: bool):
@@ -107,7 +107,7 @@ class Intrinsic(tf.Module):
         feat = world_model.rssm.feat(post)
         outputs = outputs | post | {"feat": feat}
         with recording(self) as tape, cast_once(*self.heads, dtype=self.dtype):
-            loss = self.opt.scale(self.loss(feat, outputs, data["action"]))
+            loss = self.opt.scale(self.loss(feat, outputs, data))
         metrics = self.opt.minimize(tape, loss)
         return metrics | self.behavior.update(post, data["is_terminal"], self.reward, seed, step)
 
@@ -124,7 +124,7 @@ class Intrinsic(tf.Module):
     def make_heads(self, init: Init) -> list[Head]:
         raise NotImplementedError
 
-    def loss(self, feat: tf.Tensor, outputs: dict, action: tf.Tensor) -> tf.Tensor:
+    def loss(self, feat: tf.Tensor, outputs: dict, data: Batch) -> tf.Tensor:
         raise NotImplementedError
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
@@ -150,14 +150,19 @@ class Plan2Explore(Intrinsic):
         names = [init / f"disag{i}" for i in range(config.disag_models)]
         return [Head(name, inputs, shape, config.expl_head) for name in names]
 
-    def loss(self, feat, outputs, action) -> tf.Tensor:
+    def loss(self, feat, outputs, data) -> tf.Tensor:
         offset, length = self.config.disag_offset, feat.shape[1]
-        rows = length - max(offset, 1)  # the last row has no action that leads out of it
-        inputs = self._inputs(feat[:, :rows], action[:, 1 : rows + 1])
+        ahead = max(offset, 1)
+        rows = length - ahead  # the last row has no action that leads out of it
+        inputs = self._inputs(feat[:, :rows], data["action"][:, 1 : rows + 1])
         target = outputs[self.config.disag_target][:, offset : offset + rows]
         target = tf.stop_gradient(tf.reshape(target, (*target.shape[:2], -1)))
         inputs = tf.stop_gradient(inputs)
-        return -tf.add_n([tf.reduce_mean(head(inputs).log_prob(target)) for head in self.heads])
+        # Nothing leads from one sequence of a batch row into the next.
+        begun = tf.cumsum(tf.cast(data["is_first"], tf.int32), 1)
+        loss = -tf.add_n([head(inputs).log_prob(target) for head in self.heads])
+        whole = tf.cast(begun[:, :rows] == begun[:, ahead:], loss.dtype)
+        return tf.reduce_sum(loss * whole) / tf.maximum(tf.reduce_sum(whole), 1)
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
         feat, *hot = head_inputs(seq, stop=-1)
@@ -192,7 +197,7 @@ class ModelLoss(Intrinsic):
                 f" {', '.join(known)}.{nearest(name, known)}"
             )
 
-    def loss(self, feat, outputs, action) -> tf.Tensor:
+    def loss(self, feat, outputs, data) -> tf.Tensor:
         target = tf.stop_gradient(outputs[f"{self.config.expl_model_loss}_loss"])
         return -tf.reduce_mean(self.heads[0](tf.stop_gradient(feat)).log_prob(target))
 

@@ -45,17 +45,20 @@ class WorldModel(tf.Module):
             self.heads["discount"] = Head(init / "discount", size, (), config.discount_head)
         self._check_heads()
         self._check_scales()
-        self._name_unread()
+        self._name_left_out()
 
-    def _name_unread(self) -> None:
-        """Say which observations the model never sees: a misspelt pattern shows here."""
+    def _name_left_out(self) -> None:
+        """Say which observations are not read or not predicted: a misspelt pattern shows here."""
+        decoder = self.heads["decoder"]
         read = (*self.encoder.images, *self.encoder.vectors)
-        unread = [key for key in self.shapes if key not in read]
-        if unread:
-            print(
-                f"Not read, by --encoder.cnn_keys and --encoder.mlp_keys: {', '.join(unread)}.",
-                flush=True,
-            )
+        predicted = (*decoder.images, *decoder.vectors)
+        for what, part, keys in (
+            ("read", "encoder", [key for key in self.shapes if key not in read]),
+            ("predicted", "decoder", [key for key in read if key not in predicted]),
+        ):
+            if keys:
+                knobs = f"--{part}.cnn_keys and --{part}.mlp_keys"
+                print(f"Not {what}, by {knobs}: {', '.join(keys)}.", flush=True)
 
     def _check_heads(self) -> None:
         known = [*self.heads] + ["discount"] * ("discount" not in self.heads)
@@ -204,7 +207,7 @@ class WorldModel(tf.Module):
 
     def imagined_reward(self, sequence: Sequence) -> tf.Tensor:
         """What the reward head expects in states 0..H-1 of an imagined sequence, [H, N]."""
-        return self.heads["reward"](*head_inputs(sequence, stop=-1)).mode()
+        return self.heads["reward"](*head_inputs(sequence, stop=-1)).mean
 
     def _discount(self, sequence: Sequence, is_terminal: tf.Tensor) -> tf.Tensor:
         gamma = self.config.discount
@@ -232,7 +235,8 @@ class WorldModel(tf.Module):
             key: which image.
             noise: from `video_noise`.
 
-        Returns: [T, 3*H, N*W, C] in [0, 1]; rows are truth, model and error (0.5 is none).
+        Returns: [T, 3*H, N*W, C] in [0, 1]; rows are truth, model and error (0.5 is none). Where
+            another sequence begins among the frames to be predicted, all are grey from there on.
         """
         truth = data[key] + 0.5
         batch, length = truth.shape[:2]
@@ -249,6 +253,9 @@ class WorldModel(tf.Module):
         prior = self.rssm.imagine(rest(data["action"]), dreaming, last)
         model = tf.clip_by_value(tf.concat([decode(post), decode(prior)], 1) + 0.5, 0, 1)
         video = tf.concat([truth, model, (model - truth + 1) / 2], 2)
+        begun = tf.cumsum(tf.cast(rest(data["is_first"]), tf.int32), 1) > 0
+        over = tf.concat([tf.zeros((batch, context), tf.bool), begun], 1)
+        video = tf.where(over[..., None, None, None], tf.constant(0.5, video.dtype), video)
         video = tf.einsum("bthwc->thbwc", video)
         return tf.reshape(video, (*video.shape[:2], -1, video.shape[-1]))
 

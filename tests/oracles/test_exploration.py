@@ -70,15 +70,25 @@ def test_ensemble_predicts_the_target_so_many_steps_ahead(target, offset, condit
     knobs = {"disag_target": target, "disag_offset": offset, "disag_action_cond": conditioned}
     world = explorer(knobs)
     feat, action = world.outputs["feat"], world.data["action"]
+    first = world.data["is_first"].numpy()
     goal = numpy_of(world.outputs[target]).reshape(3, 5, -1)
     total = 0.0
     for head in world.behavior.heads:
-        terms = []
-        for t in range(5 - max(offset, 1)):  # a_{t+1} leads out of z_t
+        terms, ahead = [], max(offset, 1)
+        for t in range(5 - ahead):  # a_{t+1} leads out of z_t
             inputs = tf.concat([feat[:, t], action[:, t + 1]], -1) if conditioned else feat[:, t]
-            terms.append(log_density(goal[:, t + offset], numpy_of(head(inputs).mode())))
+            density = log_density(goal[:, t + offset], numpy_of(head(inputs).mode()))
+            # Another sequence of the batch row is not where it leads.
+            terms += [*density[~first[:, t + 1 : t + ahead + 1].any(1)]]
         total -= np.mean(terms)
-    assert_close(world.behavior.loss(feat, world.outputs, action), total, "the ensemble's loss")
+    loss = world.behavior.loss(feat, world.outputs, world.data)
+    assert_close(loss, total, "the ensemble's loss")
+
+
+def test_an_ensemble_with_nothing_to_predict_has_no_loss():
+    world = explorer()
+    data = {**world.data, "is_first": tf.ones_like(world.data["is_first"])}
+    assert world.behavior.loss(world.outputs["feat"], world.outputs, data) == 0
 
 
 @pytest.mark.parametrize("log", [False, True])

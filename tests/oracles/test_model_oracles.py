@@ -21,6 +21,7 @@ from small_models import (
 )
 
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.tfutils import named_variables
 from dreamerv2.world_model import WorldModel, is_trained
 
 SEED = tf.constant([1, 2], tf.int32)
@@ -177,12 +178,45 @@ def test_images_of_different_sizes_and_no_observations_are_refused():
         make_model(config.update({r".*coder\.mlp_keys": "$^"}), shapes=VECTORS)
 
 
+def test_an_observation_called_like_a_layer_has_weights_of_its_own():
+    shapes = {"image": (12, 12, 1), "dense": (3,), "conv0": (2,), "mlp": (1,)}
+    model = make_model(small_config(), shapes=shapes)
+    assert len(named_variables(model)) == len(model.variables), "a checkpoint would lack some"
+
+
+def test_variables_of_one_name_are_refused():
+    module = tf.Module()
+    module.parts = [tf.Variable(1.0, name="a/kernel"), tf.Variable(2.0, name="a/kernel")]
+    with pytest.raises(ValueError, match="Two variables are called 'a/kernel'"):
+        named_variables(module)
+
+
+def test_what_is_not_predicted_is_said(capsys):
+    make_model(small_config({"decoder.mlp_keys": "spede", "encoder.cnn_keys": "image"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "Not read, by --encoder.cnn_keys and --encoder.mlp_keys: wide.",
+        "Not predicted, by --decoder.cnn_keys and --decoder.mlp_keys: position, speed.",
+    ]
+
+
+def test_a_reward_that_is_binary_has_a_slope():
+    model = make_model(small_config({"reward_head.dist": "binary"}))
+    feat = tf.random.stateless_normal((5, 4, model.rssm.feat_size), SEED, dtype=tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(feat)
+        reward = model.imagined_reward({"feat": feat})
+    assert np.all((reward > 0) & (reward < 1))
+    assert np.abs(tape.gradient(reward, feat)[:-1]).min() > 0
+
+
 # --- open-loop video ---
 
 
 @pytest.mark.parametrize("variant", ["defaults", "Gaussian", "ensemble"])
 def test_open_loop_video(variant):
-    """Rows truth, model, error; from frame `context` on the model sees only actions."""
+    """Rows truth, model, error; from frame `context` on the model sees only actions, and where
+    another sequence of the batch row begins then, all is grey."""
     config = small_config(VARIANTS[variant])
     model, raw = make_model(config), make_batch(length=7)
     data, context = model.preprocess(tensors_of(raw)), 3
@@ -219,7 +253,9 @@ def numpy_video(model, config, raw, noise, context):
             mean = decoder(weights, "world_model/decoder", rssm.feat(state), shapes, config.decoder)
             guess = np.clip(mean["image"] + 0.5, 0, 1)
             truth = raw["image"][b, t] / 255
-            frames.append(np.concatenate([truth, guess, (guess - truth + 1) / 2], 0))
+            frame = np.concatenate([truth, guess, (guess - truth + 1) / 2], 0)
+            over = data["is_first"][b, context : t + 1].any()  # another sequence, not foreseen
+            frames.append(np.full_like(frame, 0.5) if over else frame)
         columns.append(frames)
     return np.concatenate(columns, axis=2)
 

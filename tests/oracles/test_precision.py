@@ -209,7 +209,7 @@ def test_an_action_that_is_not_finite_is_refused_in_a_sentence(jit):
     agent = build({"jit": jit})
     obs = {key: value[:2, 0].copy() for key, value in batches(1)[0].items()}
     obs["position"][0] = np.nan
-    with pytest.raises(UserError, match="action is not finite in float32: look for very large"):
+    with pytest.raises(UserError, match="finite in float32: look for very large observations.$"):
         agent.policy(obs)
 
 
