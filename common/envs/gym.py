@@ -85,13 +85,7 @@ class AnyGym(gymnasium.Env):
         self.render_mode = getattr(env, "render_mode", None)
         self.observation_space = convert_space(env.observation_space)
         self.action_space = convert_space(env.action_space)
-        try:
-            self._reset_takes = set(inspect.signature(env.reset).parameters)
-            kinds = {p.kind for p in inspect.signature(env.reset).parameters.values()}
-        except (TypeError, ValueError):  # a compiled function has no signature
-            self._reset_takes, kinds = set(), set()
-        if inspect.Parameter.VAR_KEYWORD in kinds:
-            self._reset_takes |= {"seed", "options"}
+        self._reset_takes = _reset_takes(env)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Reset, by whichever way of seeding the environment has."""
@@ -176,6 +170,21 @@ def convert_space(space: Any) -> gymnasium.Space:
         inner = {key: convert_space(value) for key, value in space.spaces.items()}
         return gymnasium.spaces.Dict(inner)
     raise UserError(f"The space {space} is not supported; use Dict, Box or Discrete.")
+
+
+def _reset_takes(env: Any) -> set[str]:
+    """What reset() can be given; a wrapper's ``**kwargs`` go to the environment inside."""
+    names: set[str] = set()
+    while hasattr(env, "reset"):
+        try:
+            parameters = inspect.signature(env.reset).parameters
+        except (TypeError, ValueError):  # a compiled function has no signature
+            return names
+        names |= set(parameters)
+        if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return names
+        env = getattr(env, "env", None)
+    return names | {"seed", "options"}
 
 
 def _prepare(env: Any, config: Mapping) -> gymnasium.Env:

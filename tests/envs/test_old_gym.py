@@ -1,0 +1,161 @@
+"""Environments with the API of the old package gym, of any version."""
+
+import types
+import warnings
+
+import numpy as np
+import pytest
+from env_contract import env_config, play
+
+from dreamerv2.common.envs import gym
+from dreamerv2.common.errors import UserError
+
+
+def old_space(kind, **fields):
+    """A space of old gym, which is not gymnasium's class but has its name and fields."""
+    return type(kind, (types.SimpleNamespace,), {})(**fields)
+
+
+class OldGym:
+    """The API of gym 0.21: reset returns the observation, step four entries, seed is a method."""
+
+    observation_space = old_space(
+        "Box", low=np.zeros(1), high=np.ones(1), shape=(1,), dtype=np.dtype("float64")
+    )
+    action_space = old_space("Discrete", n=2)
+    metadata = {}
+
+    def __init__(self, cut_off):
+        self.cut_off = cut_off
+        self.count = 0
+        self.seeds = []
+
+    def seed(self, seed=None):
+        self.seeds.append(seed)
+
+    def reset(self):
+        self.count = 0
+        return np.array([0.0])
+
+    def step(self, action):
+        self.count += 1
+        info = {"TimeLimit.truncated": True} if self.cut_off and self.count == 3 else {}
+        return np.array([float(self.count)]), 1.0, self.count == 3, info
+
+    def render(self, mode="human"):
+        return mode
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_old_gym_with_four_entries(cut_off):
+    inner = OldGym(cut_off)
+    env = gym.wrap(inner, env_config(), seed=11)
+    assert env.observation_space["observation"].shape == (1,) and env.action_space.n == 2
+    rows = play(env, 3)
+    assert inner.seeds == [11], "seeded other than once, at the first reset"
+    assert [row[0]["observation"][0] for row in rows] == [0, 1, 2, 3, 0]
+    assert rows[3][2:] == (not cut_off, cut_off), "a time limit was taken for a termination"
+    assert env.render() == "rgb_array"
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("frame", "mode"), [(np.zeros((4, 4, 3), np.uint8), "rgb_array"), (None, None)]
+)
+def test_old_gym_that_says_it_renders_is_tried(frame, mode):
+    class Rendering(OldGym):
+        metadata = {"render.modes": ["human", "rgb_array"]}
+
+        def render(self, mode="human"):
+            if frame is None:
+                raise RuntimeError("no display")
+            return frame
+
+    assert gym.wrap(Rendering(False), env_config(mode="eval")).render_mode == mode
+    assert gym.wrap(Rendering(False), env_config()).render_mode is None, "training films nothing"
+    assert gym.wrap(OldGym(False), env_config(mode="eval")).render_mode is None
+
+
+class NoInfo(OldGym):
+    def reset(self):
+        return super().reset(), None
+
+    def step(self, action):
+        return *super().step(action)[:3], None
+
+
+def test_an_info_of_none_is_an_empty_one():
+    rows = play(gym.wrap(NoInfo(False), env_config()), 3)
+    assert [row[0]["observation"][0] for row in rows] == [0, 1, 2, 3, 0]
+
+
+class OldGymFive(OldGym):
+    """The API of gym 0.26."""
+
+    def reset(self, seed=None, options=None):
+        self.seeds.append(seed)
+        return super().reset(), {}
+
+    def step(self, action):
+        obs, reward, done, info = super().step(action)
+        return obs, reward, done and not self.cut_off, done and self.cut_off, info
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_old_gym_with_five_entries(cut_off):
+    inner = OldGymFive(cut_off)
+    rows = play(gym.wrap(inner, env_config(), seed=3), 3)
+    assert inner.seeds[0] == 3 and set(inner.seeds[1:]) == {None}
+    assert rows[3][2:] == (not cut_off, cut_off)
+
+
+class Passing:
+    """A wrapper of old gym: what reset is given goes on to the environment inside."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+    def reset(self, **kwargs):
+        return self.env.reset(**kwargs)
+
+
+@pytest.mark.parametrize("kind", [OldGym, OldGymFive])
+def test_a_wrapped_old_gym_is_seeded_in_its_own_way(kind):
+    inner = kind(False)
+    play(gym.wrap(Passing(Passing(inner)), env_config(), seed=7), 3)
+    assert [seed for seed in inner.seeds if seed is not None] == [7]
+
+
+def test_any_keywords_of_what_wraps_nothing_may_be_a_seed():
+    class Keywords(OldGymFive):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)
+
+    inner = Keywords(False)
+    play(gym.wrap(Passing(inner), env_config(), seed=7), 3)
+    assert inner.seeds[0] == 7
+
+
+def test_real_old_gym_if_installed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old = pytest.importorskip("gym", reason="the old package gym is not installed")
+        env = gym.wrap(old.make("CartPole-v1", disable_env_checker=True), env_config(), seed=0)
+        rows = play(env, 50)
+    assert all(row[0]["observation"].shape == (4,) for row in rows)
+    assert any(row[2] for row in rows)
+
+
+class Pair(OldGym):
+    def step(self, action):
+        return 1, 2
+
+
+def test_a_step_of_another_form_is_explained():
+    env = gym.wrap(Pair(False), env_config())
+    env.reset()
+    with pytest.raises(UserError, match=r"must return \(obs, reward, terminated, .*info\)"):
+        env.step(np.array([1, 0], np.float32))
