@@ -36,7 +36,7 @@ from dreamerv2.common.figures import (
     visible,
 )
 from dreamerv2.common.results import Curve, Run, make_folder, write_results
-from dreamerv2.common.runs import Loaded, distinct, order, select
+from dreamerv2.common.runs import Loaded, distinct, order, select, shown
 from dreamerv2.common.runs import load as load_runs
 
 
@@ -161,6 +161,9 @@ def compare(
     unknown = {item.task for item in (*runs, *curves)} - {*scores.load_scores().index}
     if unknown:
         print(f"  note: no human score, so not in the aggregate: {', '.join(sorted(unknown))}")
+    if endless := [c for c in curves if not np.isfinite(c.mid[-1])]:
+        names = ", ".join(f"{curve.method} on {curve.task}" for curve in endless)
+        print(f"  note: the last value is not finite, so not in the aggregate: {names}")
     if not ours:
         return
     tasks = {task for method in ours for task in method.tasks}
@@ -302,7 +305,7 @@ def save(fig: Figure, args: argparse.Namespace, name: str) -> None:
     FigureCanvasAgg(fig)
     for kind in args.format:
         fig.savefig(args.outdir / f"{name}.{kind}", dpi=120)
-        print(f"  wrote {args.outdir / name}.{kind}")
+        print(f"  wrote {shown(args.outdir / name)}.{kind}")
 
 
 if __name__ == "__main__":

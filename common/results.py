@@ -8,6 +8,7 @@ metrics.jsonl   one JSON object a line, each metric in some of the lines
 import csv
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -59,7 +60,10 @@ def read_metrics(path: pathlib.Path, xaxis: str, yaxis: str) -> tuple[np.ndarray
             records = _decode(wanted)
             damaged += len(wanted) - len(records)
             pairs += [(r[xaxis], r[yaxis]) for r in records if xaxis in r and yaxis in r]
-    xs, ys = _finite(pairs)
+    try:
+        xs, ys = _finite(pairs)
+    except OverflowError:  # an integer that no float64 is
+        xs, ys = _finite([pair for pair in pairs if not any(map(_too_large, pair))])
     return xs, ys, damaged
 
 
@@ -89,6 +93,10 @@ def _finite(pairs: list[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
     xs, ys = np.array(numbers, np.float64).reshape(-1, 2).T
     keep = np.isfinite(xs) & np.isfinite(ys)
     return xs[keep], ys[keep]
+
+
+def _too_large(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
 def metric_names(path: pathlib.Path) -> set[str]:

@@ -110,7 +110,8 @@ def _load(
         for item in found or []:
             if len(item.xs):
                 method = "_".join(filter(None, (indirs[indir], item.method)))
-                (runs if isinstance(item, Run) else curves).append(item._replace(method=method))
+                named = item._replace(task=shown(item.task), method=shown(method))
+                (runs if isinstance(item, Run) else curves).append(named)
     broken = [file for file, count in damaged.items() if count]
     notes = [
         *_note(damaged.total(), "damaged lines skipped", broken),
@@ -134,7 +135,7 @@ def read_many(
 
 
 def _note(count: int, what: str, files: list[pathlib.Path]) -> list[str]:
-    return [f"{count} {what}, the first in {files[0]}"] if count else []
+    return [f"{count} {what}, the first in {shown(files[0])}"] if count else []
 
 
 def _nothing_found(
@@ -146,11 +147,20 @@ def _nothing_found(
         return f"No {METRICS}, .json results or .csv curves were found at any depth of {places}."
     names = sorted(set().union(*(metric_names(file) for file in metrics)))
     wanted = " or ".join(f"'{yaxis}'" for yaxis in yaxes)
+    nothing = f"None of the {len(metrics)} {METRICS} found has numbers for {wanted} over '{xaxis}'"
+    present = [yaxis for yaxis in yaxes if yaxis in names]
+    if present and xaxis in names:
+        return (
+            f"{nothing}: the values of '{present[0]}' are not finite, or in no line with a finite "
+            f"'{xaxis}'."
+        )
     hint = nearest(yaxes[0] if xaxis in names else xaxis, names)
-    return (
-        f"None of the {len(metrics)} {METRICS} found has numbers for {wanted} over '{xaxis}', "
-        f"only {', '.join(names) or 'nothing readable'}.{hint}"
-    )
+    return f"{nothing}, only {', '.join(names) or 'nothing readable'}.{hint}"
+
+
+def shown(name: str | pathlib.Path) -> str:
+    """Return a name with a replacement character for each byte that is no UTF-8."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(name))
 
 
 def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Path]:

@@ -96,12 +96,12 @@ def published(method: str) -> Scores:
 def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
     """Gather the final score of binned runs, and of curves, a Scores for each method.
 
-    Tasks without a human score are left out.
+    Tasks without a human score are left out, as are curves that end in NaN.
     """
     rows = [(r.method, r.task, r.ys[-1], r.xs[-1]) for r in runs]
     rows += [(c.method, c.task, c.mid[-1], c.xs[-1]) for c in curves]
     table = pd.DataFrame(rows, columns=["method", "task", "score", "frames"])
-    table = table[table["task"].isin(load_scores().index)]
+    table = table[table["task"].isin(load_scores().index) & np.isfinite(table["score"])]
     return [_matrix(method, rows) for method, rows in table.groupby("method", sort=False)]
 
 

@@ -1,6 +1,7 @@
 """The real command on real files: what is found, read, drawn, written, refused, and how fast."""
 
 import json
+import os
 import pathlib
 import resource
 import shutil
@@ -486,3 +487,43 @@ def test_json_that_is_too_deep_or_too_large_is_no_result(logdir, tmp_path, capsy
     (logdir / "large.json").write_text(f"[{entry}]")
     assert len(draw("--indir", logdir, "--outdir", tmp_path / "out")) == 8
     assert "2 other .json and .csv files skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": 5, "eval_return": %s}', '{"step": %s, "eval_return": 5}']
+)
+def test_integers_that_no_float_can_hold_are_left_out(logdir, tmp_path, line):
+    file = write_run(logdir / "atari_pong" / "c" / "0", [1, 2]) / "metrics.jsonl"
+    file.write_text(file.read_text() + line % ("9" * 400) + "\n")
+    xs, ys, damaged = results.read_metrics(file, "step", "eval_return")
+    assert (xs.tolist(), ys.tolist(), damaged) == ([1000, 2000], [1, 2], 0)
+
+
+def test_a_folder_that_is_no_utf8_is_drawn_and_printed(tmp_path):
+    write_run(tmp_path / "logs" / "atari_pong" / os.fsdecode(b"m\xff") / "0", [1, 2])
+    write_run(tmp_path / "logs" / "atari_pong" / os.fsdecode(b"n\xff") / "0", [])
+    out = tmp_path / os.fsdecode(b"out\xff")
+    command = [sys.executable, ROOT / "plot.py", "--indir", tmp_path / "logs", "--outdir", out]
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert "methods (1): m\ufffd" in done.stdout.decode()
+    assert (out / "aggregate.png").exists()
+
+
+def test_values_that_are_all_nan_are_no_misspelling(tmp_path, capsys):
+    write_run(tmp_path / "logs" / "atari_pong" / "m" / "0", [np.nan, np.inf])
+    text = message(capsys, "--indir", tmp_path / "logs", "--outdir", tmp_path / "out")
+    assert "the values of 'eval_return' are not finite" in text and "Did you mean" not in text
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_curve_that_ends_in_nan_is_left_out_of_the_aggregate(logdir, tmp_path, capsys, alone):
+    rows = ["atari_pong,broken,1e6,1,1,2", "atari_pong,broken,2e6,nan,nan,2"]
+    file = tmp_path / "x.csv"
+    file.write_text("\n".join([",".join(results.CURVE_COLUMNS), *rows]) + "\n")
+    draw("--indir", file, *([] if alone else [logdir]), "--outdir", tmp_path / "out")
+    said = "the last value is not finite, so not in the aggregate: broken on atari_pong"
+    assert said in capsys.readouterr().out
+    assert (tmp_path / "out" / "aggregate.md").exists() != alone
+    assert alone or "broken" not in (tmp_path / "out" / "aggregate.md").read_text()
