@@ -17,20 +17,21 @@ class Malformed(Exception):
     """A file that ``write_arrays`` did not write; the message says why."""
 
 
-def write_arrays(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
+def write_arrays(file: BinaryIO, arrays: Mapping[str, Any], kinds: str = NUMERIC) -> None:
     """Write an .npz as ``np.savez`` does, but one array in memory at a time, under any name.
 
     Args:
         file: open for writing; the caller flushes and closes it.
-        arrays: name -> anything that ``np.asarray`` makes a numeric array of.
+        arrays: name -> anything that ``np.asarray`` makes an array of those kinds of.
+        kinds: of numpy types; ``read_arrays`` reads the numeric ones only.
 
     Raises:
-        TypeError: an array is not numeric.
+        TypeError: an array is of another kind.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, value in arrays.items():
             array = np.asarray(value)
-            if array.dtype.kind not in NUMERIC:
+            if array.dtype.kind not in kinds:
                 raise TypeError(f"'{name}' of type {array.dtype} is no numeric array.")
             # A fixed date: equal contents make equal files.
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2.common.arrayfile import NUMERIC, write_arrays
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.errors import NotFinite, UserError
 
@@ -111,7 +112,8 @@ class Locate:
 def save_evidence(path: Path, arrays: Mapping[str, Any]) -> str:
     """Write arrays for a person to look at; return where they are, or why they are nowhere."""
     try:
-        np.savez(path, **arrays)
+        with open(path, "wb") as file:
+            write_arrays(file, arrays, NUMERIC + "U")  # np.savez cannot store a key 'file'
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

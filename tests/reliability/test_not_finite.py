@@ -8,7 +8,7 @@ from reliable import LIGHT, SHORT, checkpoints, episodes, run
 from test_exact_resume import make_config, make_learner
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.health import PATIENCE
+from dreamerv2.health import PATIENCE, save_evidence
 
 # An environment as a user would write one; it is found through PYTHONPATH.
 MODULE = """
@@ -114,6 +114,14 @@ def test_a_failed_batch_that_cannot_be_kept_is_no_second_failure(tmp_path):
     learner.update(3)
     with pytest.raises(UserError, match=r"model_loss is nan.*no file, because .*Is a directory"):
         learner.metrics()
+
+
+def test_an_observation_of_any_name_is_kept(tmp_path):
+    arrays = {"file": np.array([np.nan]), "provenance": np.array(["row 3"]), "reward": 1.5}
+    where = save_evidence(tmp_path / "x.npz", arrays)
+    kept = dict(np.load(where, allow_pickle=False))
+    assert np.isnan(kept["file"]).all() and kept["reward"] == 1.5
+    assert kept["provenance"].tolist() == ["row 3"]
 
 
 def test_float16_overflows_are_skipped_and_counted(tmp_path):
