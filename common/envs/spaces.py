@@ -11,9 +11,10 @@ from dreamerv2.common.errors import UserError
 
 # What a row holds beside observations, losses of their own, and what the release's files call RAM.
 RESERVED = (
-    *("action", "reward", "is_first", "is_last", "is_terminal"),
-    *("discount", "kl", "ram"),
+    *("action", "reward", "is_first", "is_last", "is_terminal", "_crc32"),
+    *("discount", "kl", "model", "actor", "critic", "ram"),
 )
+LONGEST = 1000  # bytes of a key, which names a member of an episode's file
 
 
 class OneHotSpace(Box):
@@ -58,6 +59,11 @@ def check_contract(space: gymnasium.Space) -> None:
             raise UserError(
                 f"The observation key '{key}' is reserved, as are {', '.join(RESERVED)}."
             )
+        if len(key.encode(errors="replace")) > LONGEST:
+            raise UserError(
+                f"The observation key '{key[:20]}...' has {len(key)} characters; it must not have "
+                f"more than {LONGEST} bytes."
+            )
         image = value.dtype == np.uint8 and len(value.shape) == 3
         vector = value.dtype == np.float32 and len(value.shape) <= 1
         if not (isinstance(value, Box) and (image or vector)):
@@ -80,7 +86,8 @@ class DictObs(gymnasium.ObservationWrapper):
     | Text                              | left out, with a warning                    |
 
     Raises:
-      UserError: names a key of another kind (Tuple, Graph, Sequence, ...).
+      UserError: names a key of another kind (Tuple, Graph, Sequence, ...), or two keys that would
+        become the same.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -93,6 +100,12 @@ class DictObs(gymnasium.ObservationWrapper):
                 continue
             box, function = _convert(".".join(path), space)
             name = ".".join(path) or ("image" if len(box.shape) == 3 else "observation")
+            if name in converted:
+                first, second = _index(self._converters[name][0]), _index(path)
+                raise UserError(
+                    f"The observations {first} and {second} would both be called '{name}'; rename "
+                    "one of them."
+                )
             converted[name] = box
             self._converters[name] = (path, function)
         self.observation_space = gymnasium.spaces.Dict(converted)
@@ -124,6 +137,10 @@ def _leaves(space: gymnasium.Space, path: tuple[str, ...] = ()):
         return
     for key, inner in space.items():
         yield from _leaves(inner, (*path, key))
+
+
+def _index(path: tuple[str, ...]) -> str:
+    return "".join(f"[{part!r}]" for part in path)
 
 
 def _convert(name: str, space: gymnasium.Space) -> tuple[Box, Callable]:

@@ -189,7 +189,7 @@ class CheckSpaces(gymnasium.Wrapper):
     Raises:
       UserError: names the key, what came and what was expected: at construction for spaces outside
         the contract, in reset and step for a missing key, wrong shape or wrong dtype, and for a
-        reward that is no number.
+        reward that is no number or a flag that is not one.
       NotFinite: NaN or Inf, as well in the reward.
     """
 
@@ -213,7 +213,7 @@ class CheckSpaces(gymnasium.Wrapper):
         if not abs(reward) <= LARGEST:  # nor NaN
             message = f"The environment returned the reward {reward}; it must be finite in float32."
             raise NotFinite(message, {**obs, "reward": reward, "action": action})
-        return obs, reward, terminated, truncated, info
+        return obs, reward, _flag("terminated", terminated), _flag("truncated", truncated), info
 
     def _check(self, obs: dict) -> None:
         for key, shape, dtype, floating in self._expected:
@@ -240,6 +240,14 @@ def _number(reward: Any) -> float:
     if value.size != 1 or value.dtype.kind not in "fiub":
         raise UserError(f"The environment returned the reward {reward!r}; it must be a number.")
     return float(value.item())
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if np.size(value) != 1:
+        raise UserError(f"The environment returned {name} = {value!r}; it must be True or False.")
+    return bool(np.asarray(value).item())
 
 
 class Restart(gymnasium.Wrapper):

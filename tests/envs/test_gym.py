@@ -174,6 +174,13 @@ def test_unsupported_observations_are_refused_by_key():
         gym.wrap(Observes(space, None), env_config())
 
 
+def test_two_observations_of_one_name_are_refused():
+    number = spaces.Box(0, 1, (1,))
+    space = spaces.Dict({"a.b": number, "a": spaces.Dict({"b": number})})
+    with pytest.raises(UserError, match=r"\['a'\]\['b'\] and \['a.b'\] would both be called 'a.b'"):
+        gym.wrap(Observes(space, None), env_config())
+
+
 @pytest.mark.parametrize(
     ("space", "value", "message"),
     [

@@ -14,11 +14,11 @@ from dreamerv2.common.errors import NotFinite, UserError
 class Scripted(gymnasium.Env):
     """Returns the given observations one after the other and remembers the actions."""
 
-    def __init__(self, space, *observations, actions=None, reward=1.0):
+    def __init__(self, space, *observations, actions=None, reward=1.0, flags=(False, False)):
         self.observation_space = space
         self.action_space = Discrete(2) if actions is None else actions
         self.observations = list(observations)
-        self.reward = reward
+        self.reward, self.flags = reward, flags
         self.seen = []
 
     def reset(self, *, seed=None, options=None):
@@ -26,7 +26,7 @@ class Scripted(gymnasium.Env):
 
     def step(self, action):
         self.seen.append(action)
-        return self.observations.pop(0), self.reward, False, False, {}
+        return self.observations.pop(0), self.reward, *self.flags, {}
 
 
 VECTOR = Dict({"x": Box(-1, 1, (2,), np.float32)})
@@ -78,6 +78,22 @@ def test_numbers_of_any_kind_are_rewards(reward):
     assert isinstance(got, float | int) and got == 1
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("flag", [True, np.True_, np.array([True]), np.array(1), [1]])
+def test_flags_of_any_kind_are_one(flag, place):
+    flags = [False, False]
+    flags[place] = flag
+    env = wrappers.CheckSpaces(Scripted(VECTOR, GOOD, flags=flags))
+    got = env.step(0)[2:4]
+    assert got[place] is True and got[1 - place] is False
+
+
+def test_a_flag_of_several_values_is_named():
+    env = wrappers.CheckSpaces(Scripted(VECTOR, GOOD, flags=(False, np.array([True, False]))))
+    with pytest.raises(UserError, match="returned truncated = .*; it must be True or False"):
+        env.step(0)
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -87,6 +103,10 @@ def test_numbers_of_any_kind_are_rewards(reward):
         # The model would take its own target, its own loss and the emulator's memory for them.
         (Dict({"discount": Box(0, 1, (), np.float32)}), "'discount' is reserved"),
         (Dict({"kl": Box(0, 1, (), np.float32)}), "'kl' is reserved"),
+        (Dict({"actor": Box(0, 1, (), np.float32)}), "'actor' is reserved"),
+        # The checksum of each row in an unfinished episode.
+        (Dict({"_crc32": Box(0, 1, (), np.float32)}), "'_crc32' is reserved"),
+        (Dict({"k" * 5000: Box(0, 1, (), np.float32)}), "'kkk.*k...' has 5000 characters"),
         (Dict({"ram": Box(0, 255, (2, 2, 1), np.uint8)}), "'ram' is reserved"),
         (Dict({"x": Box(0, 1, (2,), np.float64)}), "'x' is Box"),
         (Dict({"x": Box(0, 1, (2, 2), np.float32)}), "'x' is Box"),
