@@ -45,7 +45,8 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
     Args:
         env: an environment with the API of gymnasium or of any gym; evaluation then interrupts the
             training episode, and the environment stays open. Or a function that makes one: then
-            there can be several (config.envs), and evaluation has its own.
+            there can be several (config.envs), or another one after a failure
+            (config.env_restarts), and evaluation has its own.
         config: `defaults`, changed by `update` and `parse_flags`, or a mapping of such changes.
             config.task only names the run.
         outputs: where metrics go, instead of terminal, metrics.jsonl and TensorBoard.
@@ -134,10 +135,11 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
 
 
 def _from_object(env: Any, config: Config) -> Callable:
-    if config.envs > 1 or config.envs_parallel != "none":
+    if config.envs > 1 or config.envs_parallel != "none" or config.env_restarts:
         raise UserError(
-            "With one environment --envs must be 1 and --envs_parallel none; give train() a "
-            "function that makes an environment instead, to have several."
+            "With one environment --envs must be 1, --envs_parallel none and --env_restarts 0; "
+            "give train() a function that makes an environment instead, to have several or to make "
+            "it anew."
         )
     vector: list[gymnasium.vector.VectorEnv] = []
 

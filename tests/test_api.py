@@ -189,8 +189,9 @@ def test_a_task_is_named_after_its_environment(trained):
     assert Config.load(trained.logdir / "config.yaml").task == "custom_OldStyle"
 
 
-def test_one_environment_cannot_be_several(trained):
-    config = trained.config.update({"envs": 2})
+@pytest.mark.parametrize("change", [{"envs": 2}, {"env_restarts": 1}])
+def test_one_environment_cannot_be_several(trained, change):
+    config = trained.config.update(change)
     with pytest.raises(UserError, match="a function that makes an environment"):
         dv2.train(OldStyle(), config)
 
