@@ -5,6 +5,7 @@ import time
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
 
 from dreamerv2.common.envs.wrappers import OneHotSpace
 
@@ -91,3 +92,25 @@ class Failing(Counting):
 
     def _wait_forever(self):
         time.sleep(1000)
+
+
+class Scripted(gymnasium.Env):
+    """Returns the given observations one after the other and remembers the actions."""
+
+    def __init__(self, space, *observations, actions=None, reward=1.0, flags=(False, False)):
+        self.observation_space = space
+        self.action_space = Discrete(2) if actions is None else actions
+        self.observations = list(observations)
+        self.reward, self.flags = reward, flags
+        self.seen = []
+
+    def reset(self, *, seed=None, options=None):
+        return self.observations.pop(0), {}
+
+    def step(self, action):
+        self.seen.append(action)
+        return self.observations.pop(0), self.reward, *self.flags, {}
+
+
+VECTOR = Dict({"x": Box(-1, 1, (2,), np.float32)})
+GOOD = {"x": np.zeros(2, np.float32)}
