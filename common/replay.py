@@ -213,16 +213,21 @@ class Replay:
             )
 
     def prune(self) -> None:
-        """Delete the oldest episodes beyond the capacity, but never the last one."""
+        """Delete the oldest episodes beyond the capacity, but never the newest one that is sampled.
+
+        Those after it were cut: the last to be sampled must not make room for them.
+        """
         excess = self._archive.loaded_steps - self._capacity
         if not self._capacity or excess <= 0:
             return
-        oldest = []
-        for episode in self._archive.episodes[:-1]:
+        sampled = (e for e in reversed(self._candidates) if isinstance(e, StoredEpisode))
+        spared, oldest = next(sampled, self._archive.episodes[-1]), []
+        for episode in self._archive.episodes:
             if excess <= 0:
                 break
-            oldest.append(episode)
-            excess -= episode.steps
+            if episode is not spared:
+                oldest.append(episode)
+                excess -= episode.steps
         if oldest:
             self._settle()
             for episode in oldest:

@@ -157,6 +157,18 @@ def test_a_file_longer_than_the_capacity_is_kept_while_it_is_the_only_one(tmp_pa
     assert replay.stats["loaded_steps"] == 5 and replay.stats["total_steps"] == 55
 
 
+def test_the_only_episode_that_can_be_sampled_makes_no_room_for_a_cut_one(tmp_path):
+    replay = Replay(tmp_path, capacity=10, minlen=8)
+    for episode in range(2):
+        add_episode(replay, episode, 10)
+    for t in range(4):
+        replay.add_step(make_row(2, t))
+    replay.end_episodes()
+    assert replay.ready and [e["action"][0, 0] for e in stored(tmp_path)] == [1]
+    assert (replay.stats["total_steps"], replay.stats["loaded_steps"]) == (23, 10)
+    check_rows(next(replay.dataset(2, 8)))
+
+
 def test_a_pruned_episode_leaves_no_open_file_behind(tmp_path):
     replay = Replay(tmp_path, capacity=30)
     dataset = replay.dataset(4, 6)
