@@ -103,13 +103,14 @@ class Archive:
         journal.close()
 
     def _write_ledger(self, steps: int, episodes: int, deleting: list[str]) -> None:
-        self._pruned = {
+        pruned = {
             "steps": self._pruned["steps"] + steps,
             "episodes": self._pruned["episodes"] + episodes,
             "deleting": deleting,
         }
-        ledger = json.dumps(self._pruned).encode()
+        ledger = json.dumps(pruned).encode()
         write_atomically(self.directory / _LEDGER, lambda file: file.write(ledger))
+        self._pruned = pruned
 
     def set_aside(self, episode: StoredEpisode, reason: str) -> None:
         """Rename a damaged file, say so, and count its steps no more."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from episode_rows import add_episode, check_rows, fill, make_arrays, make_row, places, sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +177,22 @@ def test_a_full_disk_while_storing_keeps_the_journal_for_the_next_start(tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.suffix for path in tmp_path.iterdir()] == [".journal"], "half a file stayed"
     assert Replay(tmp_path).stats["total_steps"] == 39
+
+
+def test_a_full_disk_while_pruning_counts_nothing_twice(tmp_path):
+    replay = fill(tmp_path, (20, 20), capacity=40)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    replay._archive.add(replay._archive.new_name(), make_arrays(2, 20))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(UserError, match="Make room"):
+            replay.prune()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert replay.stats["total_steps"] == 60, "counted as pruned, but still there"
+    replay.prune()
+    assert (replay.stats["total_steps"], replay.stats["loaded_steps"]) == (60, 40)
+    assert Replay(tmp_path).stats["total_steps"] == 60
 
 
 def anonymous_memory():
