@@ -176,5 +176,5 @@ class Dataset:
             self._submit(self._refill(plan))
 
     def close(self) -> None:
-        """Stop the copying thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Let the copying thread finish what it was given, and end."""
+        self._thread.shutdown(wait=True)  # a copy that is cancelled could not be settled

@@ -278,3 +278,14 @@ def test_closing_ends_the_thread(tmp_path):
     before = threading.active_count()
     dataset.close()
     assert threading.active_count() == before - 1
+
+
+def test_closing_while_a_copy_waits_stores_the_unfinished_episode(tmp_path):
+    replay = fill(tmp_path, (10, 10), capacity=20)
+    dataset = replay.dataset(2, 5)
+    for t in range(4):
+        replay.add_step(make_row(2, t))
+    dataset._thread.submit(time.sleep, 0.2)
+    dataset._submit([dataset._fill(row, []) for row in range(2)])
+    replay.close()  # prunes, for which the copy must have ended
+    assert replay.stats["total_steps"] == 23 and not list(tmp_path.glob("*.journal"))
