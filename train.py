@@ -81,7 +81,7 @@ def train(
     )
     checkpoint = Checkpoint(logdir / "checkpoints")
     saved_step, arrays, state = checkpoint.load() or (0, None, None)
-    step = Counter(max(saved_step, replay.stats["total_steps"]))  # agent steps
+    step = Counter(max(saved_step, replay.steps_taken))  # agent steps
     if step.value:
         print(f"Continuing from agent step {step.value:,}.", flush=True)
         if arrays is None:
@@ -116,6 +116,7 @@ def train(
         if arrays is not None:
             fitting(agent, arrays)
         logger.text("config", str(config))  # a command that is refused leaves none
+        replay.account(step.value)
         replay.prune()
         eval_replay.prune()
 
@@ -155,6 +156,7 @@ def train(
         }
 
         def save() -> None:
+            replay.account(step.value)
             replay.flush()  # a step counter must never run ahead of the experience on disk
             logger.flush()
             arrays, state = learner.save()

@@ -3,7 +3,7 @@
 import bisect
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ class Archive:
     Attributes: `directory`; `episodes` (sorted); `schema` (key -> dtype and shape of one row, of
     what is trained on; None while unknown); `files` (the cache that reads go through);
     `total_steps`, `total_episodes` (stored here ever, kept across pruning and restarts);
-    `damaged` (files set aside by this process); `short` (journals too short to be stored).
+    `lost_steps` (see `lose`); `damaged` (files set aside by this process); `short` (journals too
+    short to be stored).
     """
 
     def __init__(self, directory: Path, minlen: int = 1):
@@ -48,7 +49,7 @@ class Archive:
         self.files = FileCache()
         self.damaged = self.short = 0
         self.loaded_steps = 0
-        self._pruned = {"steps": 0, "episodes": 0, "deleting": []}
+        self._pruned = {"steps": 0, "episodes": 0, "lost": 0, "deleting": []}
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._load()
@@ -59,6 +60,11 @@ class Archive:
     def total_steps(self) -> int:
         """Steps ever taken: pruned ones and those of short episodes too, damaged ones not."""
         return self._pruned["steps"] + self.loaded_steps
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps that `lose` was told of, for all time."""
+        return self._pruned["lost"]
 
     @property
     def total_episodes(self) -> int:
@@ -102,11 +108,18 @@ class Archive:
         self._write_ledger(journal.steps, 0, [journal.path.name])
         journal.close()
 
-    def _write_ledger(self, steps: int, episodes: int, deleting: list[str]) -> None:
+    def lose(self, steps: int) -> None:
+        """Remember steps that were taken, but whose episodes are damaged or were removed."""
+        self._write_ledger(lost=steps)
+
+    def _write_ledger(
+        self, steps: int = 0, episodes: int = 0, deleting: Sequence[str] = (), lost: int = 0
+    ) -> None:
         pruned = {
             "steps": self._pruned["steps"] + steps,
             "episodes": self._pruned["episodes"] + episodes,
-            "deleting": deleting,
+            "lost": self._pruned["lost"] + lost,
+            "deleting": list(deleting),
         }
         ledger = json.dumps(pruned).encode()
         write_atomically(self.directory / _LEDGER, lambda file: file.write(ledger))
@@ -154,6 +167,7 @@ class Archive:
             self._pruned = {
                 "steps": int(ledger["steps"]),
                 "episodes": int(ledger["episodes"]),
+                "lost": int(ledger.get("lost", 0)),
                 "deleting": [Path(name).name for name in ledger["deleting"]],
             }
         except (ValueError, TypeError, KeyError) as error:

@@ -202,6 +202,20 @@ class Replay:
             "damaged_episodes": self._archive.damaged,
         }
 
+    @property
+    def steps_taken(self) -> int:
+        """Steps for all time: stored, pruned, unfinished and, as far as `account` knows, lost."""
+        stats = self.stats
+        return stats["total_steps"] + stats["ongoing_steps"] + self._archive.lost_steps
+
+    def account(self, taken: int) -> None:
+        """Count as lost what `steps_taken` lacks: of damaged episodes, or removed by the user.
+
+        Kept across restarts: after a kill the replay knows best how far the run has come.
+        """
+        if taken > self.steps_taken:
+            self._archive.lose(taken - self.steps_taken)
+
     def _report_short(self, count: int) -> None:
         """Count episodes too short to sample; say so at the 1st, 10th, 100th, ..."""
         before, self._short = self._short, self._short + count

@@ -125,6 +125,27 @@ def test_capacity_holds_in_memory_and_on_disk_and_totals_survive_it(tmp_path):
     assert (smaller.stats["total_steps"], smaller.stats["loaded_steps"]) == (120, 20)
 
 
+def test_steps_that_were_lost_stay_taken(tmp_path):
+    first = Replay(tmp_path, capacity=25)
+    for episode in range(3):
+        add_episode(first, episode, 10)
+    ledger = json.loads((tmp_path / "pruned.json").read_bytes())
+    del ledger["lost"]  # as it was written once
+    (tmp_path / "pruned.json").write_text(json.dumps(ledger))
+    min(tmp_path.glob("*.npz")).unlink()
+    replay = Replay(tmp_path, capacity=25)
+    assert replay.steps_taken == 20
+    replay.account(30)
+    for t in range(5):
+        replay.add_step(make_row(4, t))
+    assert replay.steps_taken == 34
+    replay.account(33)  # says nothing new
+    for _ in range(2):
+        replay = Replay(tmp_path, capacity=25)
+        assert replay.steps_taken == 34
+        assert replay.stats["total_steps"] == 24, "they are lost, not pruned"
+
+
 def test_a_kill_between_ledger_and_deletion_counts_nothing_twice(tmp_path):
     replay = Replay(tmp_path, capacity=25)
     for episode in range(3):

@@ -380,18 +380,43 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
     assert world.run().steps["train"] == 80, "steps on disk were lost"
 
 
-def test_a_failure_keeps_the_experience(tmp_path):
-    world = World(make_config(tmp_path))
+def run_until_a_failure(world, at, **changes):
+    """Run until an update at a step from `at` on fails: no checkpoint is saved any more."""
     note = world.note
 
     def fail(event, step):
         note(event, step)
-        if event == "update" and step == 61:
+        if event == "update" and step >= at:
             raise RuntimeError("a bug")
 
     world.note = fail
     with pytest.raises(RuntimeError, match="a bug"):
-        world.run()
-    assert actions(read_episodes(tmp_path / "train_episodes")) == 61
+        world.run(**changes)
     world.note = note
+
+
+def test_a_failure_keeps_the_experience(tmp_path):
+    world = World(make_config(tmp_path))
+    run_until_a_failure(world, 61)
+    assert actions(read_episodes(tmp_path / "train_episodes")) == 61
     assert world.run().steps["train"] == 80
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_the_counter_outlives_episodes_that_were_removed(tmp_path, capsys, all_of_them):
+    world = World(make_config(tmp_path)).run()
+    for path in sorted((tmp_path / "train_episodes").iterdir())[: None if all_of_them else 5]:
+        path.unlink()
+    run_until_a_failure(world, 91, steps=120, checkpoint_every="1000")
+    assert max(step for step, *_ in Checkpoint(tmp_path / "checkpoints")._versions()) == 80
+    world.run(steps=120)  # the agent compares the counter with the steps of the environment
+    assert f"Continuing from agent step {world.when('agent')[-1]}." in capsys.readouterr().out
+    assert world.steps["train"] == 120
+
+
+def test_the_counter_outlives_cuts_at_the_capacity(tmp_path):
+    # The step between the two parts of a cut episode is in neither.
+    changes = {"steps": 120, "replay.capacity": 40}
+    world = World(make_config(tmp_path), lengths=(200,))
+    run_until_a_failure(world, 100, **changes)
+    assert world.run(**changes).steps["train"] == 120
