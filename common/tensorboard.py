@@ -5,9 +5,9 @@ It uses the event format of the ``tensorboard`` package and never imports Tensor
 
 import contextlib
 import io
-import itertools
 import os
 import queue
+import re
 import socket
 import threading
 import time
@@ -21,7 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dreamerv2.common import video
 
-_file_number = itertools.count()
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class TensorBoardOutput:
@@ -101,9 +101,10 @@ class TensorBoardOutput:
 
     def _open_file(self, wall_time: float) -> None:
         self._logdir.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(wall_time):010d}.{socket.gethostname()}.{os.getpid()}"
-        # Readers take files in the order of their names, also those of one second.
-        path = self._logdir / f"{name}.{next(_file_number):06d}"
+        # Readers take files in the order of their names; the clock may have been set back.
+        number = max(int(wall_time), _newest(self._logdir) + 1)
+        name = f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}"
+        path = self._logdir / name
         self._file = open(path, "xb", buffering=0)
         events = [event_pb2.Event(wall_time=wall_time, file_version="brain.Event:2")]
         if self._start_step is not None:
@@ -149,6 +150,12 @@ class TensorBoardOutput:
                 f"({error.strerror or error}); training goes on without them.",
                 flush=True,
             )
+
+
+def _newest(logdir: Path) -> int:
+    """The largest number of an event file; -1 without any."""
+    matches = [EVENT_FILE.match(path.name) for path in logdir.iterdir()]
+    return max((int(match[1]) for match in matches if match), default=-1)
 
 
 def _value(kind: str, name: str, value: Any, fps: float) -> summary_pb2.Summary.Value:

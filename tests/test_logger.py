@@ -1,7 +1,6 @@
 """What is logged can be read back: from metrics.jsonl, event files, GIFs and the terminal."""
 
 import io
-import itertools
 import json
 import os
 import pty
@@ -12,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -482,9 +482,19 @@ def file_size_limit():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_full_disk_costs_only_what_did_not_fit(tmp_path, file_size_limit, capsys, monkeypatch):
-    # The tenth and the eleventh file of one process and one second are read in this order too.
-    monkeypatch.setattr("dreamerv2.common.tensorboard._file_number", itertools.count(9))
+def test_a_clock_that_was_set_back_hides_nothing(tmp_path, monkeypatch):
+    live, now = events(tmp_path), time.time()
+    for start, clock in ((0, now), (10, now), (20, now - 3600)):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        output = TensorBoardOutput(tmp_path, start_step=start)
+        output.write(start + 1, scalars(a=1))
+        output.close()
+        live.Reload()
+    for reader in (live, events(tmp_path)):
+        assert [x.step for x in reader.Scalars("a")] == [1, 11, 21]
+
+
+def test_full_disk_costs_only_what_did_not_fit(tmp_path, file_size_limit, capsys):
     output = TensorBoardOutput(tmp_path)
     output.write(0, scalars(a=0))
     output.flush()
