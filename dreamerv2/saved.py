@@ -132,7 +132,8 @@ def load_weights(agent: Any, weights: Weights) -> None:
 
 
 def _of_optimizer(name: str) -> bool:
-    return re.search(r"(^|/)\w+_opt/", name) is not None
+    # An observation, whose name is in its network's, may be called foo_opt.
+    return re.match(r"(world_model|(task|expl)/(actor|critic|head))_opt/", name) is not None
 
 
 def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.ndarray]:

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from tiny import FLAGS
 
 from dreamerv2 import dream, evaluate, saved
+from dreamerv2.agent import Agent
 from dreamerv2.common import draw, film, paths
 from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.lock import RunLock
+from dreamerv2.common.optim import Optimizer
 from dreamerv2.train import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,6 +194,20 @@ def test_the_precision_of_the_training_does_not_matter(run, tmp_path, capsys):
     shutil.copy(run / "config.yaml", tmp_path)
     main(["--logdir", str(tmp_path), "--mode", "eval", "--time_limit", "3"])
     assert f"atari_pong after {STEP} frames" in capsys.readouterr().out
+
+
+def test_optimizer_state_is_told_from_an_observation_with_such_a_name():
+    small = {"rssm.deter": 8, "rssm.hidden": 8, r".*\.units": 8}
+    config = Config(paths.load_configs()["defaults"]).update(small)
+    config = config.update(precision="16", expl_behavior="plan2explore")
+    agent = Agent(config, {"foo_opt": (4,)}, 3, True)
+    state = set()
+    for each in (module for module in agent.submodules if isinstance(module, Optimizer)):
+        state |= {v.name[:-2] for v in tf.nest.flatten([each.step, each.slots])}
+        state |= {v.name[:-2] for v in each.scaling.variables}
+    names = agent.save()[0].keys()
+    assert any("foo_opt" in name for name in names - state)
+    assert {name for name in names if saved._of_optimizer(name)} == state
 
 
 # --- dream ---
