@@ -345,9 +345,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(argv: Sequence[str] | None) -> None:
+    mode = "train"
     try:
         argv, configs = sys.argv[1:] if argv is None else argv, paths.load_configs()
         config = flags.parse(argv, configs)
+        mode = config.mode
         if config.mode in ("eval", "dream"):  # what no flag says, the run to look at says
             config = flags.parse(argv, {**configs, "defaults": saved.base_config(config, configs)})
         rules.validate(config)
@@ -362,7 +364,8 @@ def _main(argv: Sequence[str] | None) -> None:
         print(f"Error: {error.strerror}; make room, then run the same command.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:  # before there was anything to save, or the second one
-        print("Stopped at once. The same command continues the run.", file=sys.stderr, flush=True)
+        then = "continues the run" if mode == "train" else "begins anew"
+        print(f"Stopped at once. The same command {then}.", file=sys.stderr, flush=True)
         sys.exit(130)
 
 

@@ -62,7 +62,7 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     for key, frames in believed["images"].items():
         videos[f"{key}_imagined"] = imagined_frames(frames, believed, config.clip_rewards)
     stem = Path(config.logdir or run).expanduser() / "videos"
-    stem /= f"dream_{weights.step * config.action_repeat:012d}"
+    stem /= f"dream_{saved.frames(config, weights.step):012d}"
     paths = []
     for name, frames in videos.items():
         paths += film.save(f"{stem}_{file_name(name)}", frames, FPS)

@@ -221,7 +221,8 @@ def dreamed(run, tmp_path_factory):
     text = (logdir / "config.yaml").read_text()
     (logdir / "config.yaml").write_text(text.replace("task: atari_pong", "task: custom_Mine"))
     before = fingerprints(logdir)
-    main(["--logdir", str(logdir), "--mode", "dream"])
+    # Its steps are those of the training, in frames, also with another action repeat.
+    main(["--logdir", str(logdir), "--mode", "dream", "--action_repeat", "2"])
     after = fingerprints(logdir)
     assert {name: after.get(name) for name in before} == before, "a file of the run was changed"
     return {path.name: path for path in (logdir / "videos").iterdir()}
@@ -300,6 +301,21 @@ def test_other_mistakes_are_sentences_too(run, tmp_path, capsys):
     flags = ["--checkpoint", str(run), "--mode=eval", "--eval_eps=1"]
     error = mistake(capsys, "--logdir", str(tmp_path), *flags)
     assert "videos cannot be written" in error and "a folder of yours as --logdir" in error
+
+
+@pytest.mark.parametrize(
+    "mode, then",
+    [("train", "continues the run"), ("eval", "begins anew"), ("dream", "begins anew")],
+)
+def test_an_interrupt_says_what_the_same_command_does(mode, then, run, monkeypatch, capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dreamerv2.train.run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["--logdir", str(run), "--mode", mode])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == f"Stopped at once. The same command {then}.\n"
 
 
 def test_a_run_named_by_a_date_is_no_checkpoint(run, tmp_path):
