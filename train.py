@@ -230,7 +230,10 @@ def train(
 
 
 def make_replay(config: Config, directory: Path, capacity: float, **changes: int) -> Replay:
-    """Open the replay in the directory; its sampling has a random stream of its own."""
+    """Open the replay in the directory; its sampling has a random stream of its own.
+
+    changes: options of Replay other than those of the config.
+    """
     seed = seeding.stream(config.seed, "replay", directory.name)
     if config.replay.capacity:  # 0: no limit
         capacity = max(capacity, config.replay.minlen)

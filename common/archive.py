@@ -3,7 +3,7 @@
 import bisect
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ from dreamerv2.common.npzlayout import Damaged
 
 Schema = dict[str, tuple[np.dtype, tuple[int, ...]]]
 _LEDGER = "pruned.json"
+# Steps lost, see Archive.lose, and how many were stored then under names smaller than `before`.
+NOTHING_LOST = {"lost": 0, "before": "", "held": 0}
 
 
 class Archive:
@@ -49,7 +51,7 @@ class Archive:
         self.files = FileCache()
         self.damaged = self.short = 0
         self.loaded_steps = 0
-        self._pruned = {"steps": 0, "episodes": 0, "lost": 0, "deleting": []}
+        self._ledger = {"steps": 0, "episodes": 0, "deleting": []} | NOTHING_LOST
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._load()
@@ -59,17 +61,17 @@ class Archive:
     @property
     def total_steps(self) -> int:
         """Steps ever taken: pruned ones and those of short episodes too, damaged ones not."""
-        return self._pruned["steps"] + self.loaded_steps
+        return self._ledger["steps"] + self.loaded_steps
 
     @property
     def lost_steps(self) -> int:
-        """Steps that `lose` was told of, for all time."""
-        return self._pruned["lost"]
+        """Steps that `lose` was told of, for all time, but for those that were put back since."""
+        return self._ledger["lost"]
 
     @property
     def total_episodes(self) -> int:
         """Episodes ever stored, pruned ones included, damaged ones not."""
-        return self._pruned["episodes"] + len(self.episodes)
+        return self._ledger["episodes"] + len(self.episodes)
 
     def new_name(self) -> str:
         """Return a name that sorts after all present and all given so far."""
@@ -97,36 +99,50 @@ class Archive:
         The ledger is written first and names what is being deleted, so that a kill at any moment
         neither counts an episode twice nor forgets it.
         """
-        steps = sum(episode.steps for episode in episodes)
-        self._write_ledger(steps, len(episodes), [episode.path.name for episode in episodes])
+        self._write_ledger(
+            [episode.path.name for episode in episodes],
+            steps=self._ledger["steps"] + sum(episode.steps for episode in episodes),
+            episodes=self._ledger["episodes"] + len(episodes),
+            held=self._ledger["held"] - self._held(episodes, self._ledger["before"]),
+        )
         for episode in episodes:
             self._remove(episode)
+        for episode in episodes:
             episode.path.unlink(missing_ok=True)
 
     def discard(self, journal: Journal) -> None:
         """Delete the journal of an episode too short to be stored; its steps count as taken."""
-        self._write_ledger(journal.steps, 0, [journal.path.name])
+        self._write_ledger([journal.path.name], steps=self._ledger["steps"] + journal.steps)
         journal.close()
 
-    def lose(self, steps: int) -> None:
-        """Remember steps that were taken, but whose episodes are damaged or were removed."""
-        self._write_ledger(lost=steps)
+    def lose(self, steps: int, before: str) -> None:
+        """Remember steps that were taken, but whose episodes are damaged or were removed.
 
-    def _write_ledger(
-        self, steps: int = 0, episodes: int = 0, deleting: Sequence[str] = (), lost: int = 0
-    ) -> None:
-        pruned = {
-            "steps": self._pruned["steps"] + steps,
-            "episodes": self._pruned["episodes"] + episodes,
-            "lost": self._pruned["lost"] + lost,
-            "deleting": list(deleting),
-        }
-        ledger = json.dumps(pruned).encode()
-        write_atomically(self.directory / _LEDGER, lambda file: file.write(ledger))
-        self._pruned = pruned
+        before: a name such that all episodes of smaller ones have been stored, if they ever are;
+            what appears among these later was put back, and counts as lost no more.
+        """
+        held = self._held(self.episodes, before)
+        self._write_ledger(lost=self.lost_steps + steps, before=before, held=held)
+
+    @staticmethod
+    def _held(episodes: Iterable[StoredEpisode], before: str) -> int:
+        return sum(episode.steps for episode in episodes if episode.id < before)
+
+    def _find_lost(self) -> None:
+        held = self._held(self.episodes, self._ledger["before"])
+        if held > self._ledger["held"]:
+            lost = max(0, self.lost_steps - (held - self._ledger["held"]))
+            self._ledger |= {"lost": lost, "held": held}
+
+    def _write_ledger(self, deleting: Sequence[str] = (), **changes: int | str) -> None:
+        left = [name for name in self._ledger["deleting"] if (self.directory / name).exists()]
+        ledger = {**self._ledger, **changes, "deleting": [*left, *deleting]}
+        content = json.dumps(ledger).encode()
+        write_atomically(self.directory / _LEDGER, lambda file: file.write(content))
+        self._ledger = ledger
 
     def set_aside(self, episode: StoredEpisode, reason: str) -> None:
-        """Rename a damaged file, say so, and count its steps no more."""
+        """Rename a damaged file, say so, and leave its steps out of the totals."""
         self._remove(episode)
         self._rename(episode.path)
         print(f"Set aside damaged episode {episode.path.name}.damaged: {reason}.", flush=True)
@@ -153,27 +169,30 @@ class Archive:
                 bad[episode.path] = difference
             else:
                 self._insert(episode)
+        self._find_lost()
         self._report(bad)
         ours = filter(lambda name: FILE_NAME.fullmatch(name) or JOURNAL_NAME.fullmatch(name), names)
         self._names = Names(max(ours, default=""))
 
     def _read_ledger(self) -> None:
-        """Read the totals of pruned episodes and finish an interrupted deletion."""
+        """Read the totals of pruned and lost episodes and finish an interrupted deletion."""
         path = self.directory / _LEDGER
         if not path.exists():
             return
         try:
             ledger = json.loads(path.read_bytes())
-            self._pruned = {
+            lost = {key: type(new)(ledger.get(key, new)) for key, new in NOTHING_LOST.items()}
+            self._ledger = lost | {
                 "steps": int(ledger["steps"]),
                 "episodes": int(ledger["episodes"]),
-                "lost": int(ledger.get("lost", 0)),
                 "deleting": [Path(name).name for name in ledger["deleting"]],
             }
         except (ValueError, TypeError, KeyError) as error:
-            print(f"{path.name} is damaged ({error}); pruned steps count as 0.", flush=True)
+            print(
+                f"{path.name} is damaged ({error}); pruned and lost steps count as 0.", flush=True
+            )
             return
-        for name in self._pruned["deleting"]:
+        for name in self._ledger["deleting"]:
             (self.directory / name).unlink(missing_ok=True)
 
     def _recover_journals(self, names: list[str]) -> dict[Path, str]:

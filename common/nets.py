@@ -166,7 +166,8 @@ class Decoder(tf.Module):
             self._make_convs(init, inputs, config)
         if self.vectors:
             self.mlp = MLP(init / "mlp", inputs, config.mlp_layers, config.act, config.norm)
-            taken = ("dense", *(f"conv{i}" for i in range(len(config.cnn_kernels))))
+            taken = ["dense", *(f"conv{i}" for i in range(len(config.cnn_kernels)))]
+            taken = taken if self.images else []
             self.outs = {
                 key: Dense(
                     init.wide() / (f"vector_{key}" if key in taken else key),

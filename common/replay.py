@@ -214,7 +214,8 @@ class Replay:
         Kept across restarts: after a kill the replay knows best how far the run has come.
         """
         if taken > self.steps_taken:
-            self._archive.lose(taken - self.steps_taken)
+            names = [self._archive.new_name(), *(journal.id for journal in self._open.values())]
+            self._archive.lose(taken - self.steps_taken, min(names))
 
     def _report_short(self, count: int) -> None:
         """Count episodes too short to sample; say so at the 1st, 10th, 100th, ..."""
@@ -294,7 +295,7 @@ class Replay:
         return self._by_id.get(identity)
 
     def set_aside(self, identity: str, reason: str) -> None:
-        """Stop using an episode whose file is damaged; its steps count no more."""
+        """Stop using an episode whose file is damaged; its steps leave the totals."""
         episode = self._by_id.get(identity)
         if episode is not None:  # It may have been pruned meanwhile.
             self._withdraw(episode)

@@ -101,7 +101,9 @@ def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
     rows = [(r.method, r.task, r.ys[-1], r.xs[-1]) for r in runs]
     rows += [(c.method, c.task, c.mid[-1], c.xs[-1]) for c in curves]
     table = pd.DataFrame(rows, columns=["method", "task", "score", "frames"])
-    table = table[table["task"].isin(load_scores().index) & np.isfinite(table["score"])]
+    table = table[
+        table["task"].isin(load_scores().index) & np.isfinite(table["score"].astype(float))
+    ]
     return [_matrix(method, rows) for method, rows in table.groupby("method", sort=False)]
 
 

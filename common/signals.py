@@ -41,9 +41,11 @@ class StopRequest:
     def __init__(self, *waiting: Any):
         self._waiting = waiting
         self.received: signal.Signals | None = None
+        self._unsaid = ""
         self._former: dict = {}
 
     def __bool__(self) -> bool:
+        self._say()
         return self.received is not None
 
     def __enter__(self) -> "StopRequest":
@@ -60,6 +62,16 @@ class StopRequest:
         self.received = signal.Signals(number)
         for each in self._waiting:
             getattr(each, "hurry", lambda: None)()
-        # Of SIGHUP the terminal is gone, see stdio; and nothing can be printed within a print.
-        with contextlib.suppress(OSError, RuntimeError):
-            print(f"\n{self.received.name}: finishing the step in flight, then saving.", flush=True)
+        self._unsaid = f"\n{self.received.name}: finishing the step in flight, then saving."
+        self._say()
+
+    def _say(self) -> None:
+        text, self._unsaid = self._unsaid, ""
+        if not text:
+            return
+        try:
+            print(text, flush=True)
+        except RuntimeError:  # the signal came within another print: later
+            self._unsaid = text
+        except OSError:  # of SIGHUP the terminal is gone, see stdio
+            pass

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dreamerv2.common import cuda
+from dreamerv2.common.errors import UserError
 from dreamerv2.common.values import parse_schedule
 
 Nest = Any  # a tensor or a (nested) dict, list or tuple of tensors
@@ -116,13 +117,15 @@ def named_variables(module: tf.Module) -> dict[str, tf.Variable]:
     """Return every variable of the module under its path name, sorted by name.
 
     Raises:
-        ValueError: two have one name, so that a checkpoint would lack one of them.
+        UserError: two have one name, so that a checkpoint would lack one of them.
     """
     named: dict[str, tf.Variable] = {}
     for variable in sorted(module.variables, key=lambda v: v.name):
         name = variable.name.removesuffix(":0")
         if name in named:
-            raise ValueError(f"Two variables are called '{name}'.")
+            raise UserError(
+                f"Two variables are called '{name}': rename the observation or layer of that name."
+            )
         named[name] = variable
     return named
 

@@ -63,6 +63,7 @@ class Agent(tf.Module):
         self._policy_xla, self._policy_graphs = self.dtype.size >= 4, {}
         self._update_fn = self._compiled(self._update)
         self._report_fn = self._compiled(self._report)
+        named_variables(self)  # now, not at the first checkpoint: it refuses two of one name
 
     def _compiled(self, function: Callable, xla: bool = False) -> Callable:
         """The function as a graph, or as it is with jit False, for a debugger."""

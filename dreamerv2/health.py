@@ -111,9 +111,11 @@ class Locate:
 
 def save_evidence(path: Path, arrays: Mapping[str, Any]) -> str:
     """Write arrays for a person to look at; return where they are, or why they are nowhere."""
+    kinds = NUMERIC + "U"
+    arrays = {k: v if np.asarray(v).dtype.kind in kinds else str(v) for k, v in arrays.items()}
     try:
         with open(path, "wb") as file:
-            write_arrays(file, arrays, NUMERIC + "U")  # np.savez cannot store a key 'file'
+            write_arrays(file, arrays, kinds)  # np.savez cannot store a key 'file'
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

@@ -146,6 +146,49 @@ def test_steps_that_were_lost_stay_taken(tmp_path):
         assert replay.stats["total_steps"] == 24, "they are lost, not pruned"
 
 
+def test_lost_steps_that_are_put_back_are_lost_no_more(tmp_path):
+    first = Replay(tmp_path, capacity=60)
+    for episode in range(4):
+        add_episode(first, episode, 10)
+    for t in range(5):
+        first.add_step(make_row(4, t))
+    removed = {path: path.read_bytes() for path in sorted(tmp_path.glob("*.npz"))[:2]}
+    for path in removed:
+        path.unlink()
+    replay = Replay(tmp_path, capacity=60)  # which stores what was unfinished
+    assert replay.steps_taken == 24
+    replay.account(44)
+    for path, content in removed.items():
+        path.write_bytes(content)
+    for _ in range(2):
+        replay = Replay(tmp_path, capacity=60)
+        assert replay.steps_taken == 44 == replay.stats["total_steps"]
+        replay.account(44)
+    for episode in range(5, 9):
+        add_episode(replay, episode, 10)
+    for _ in range(2):
+        assert Replay(tmp_path, capacity=60).steps_taken == 84, "pruning found more of them"
+
+
+def test_a_prune_that_fails_halfway_counts_nothing_twice(tmp_path, monkeypatch):
+    replay = Replay(tmp_path)
+    for episode in range(5):
+        add_episode(replay, episode, 10)
+    replay = Replay(tmp_path, capacity=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        with pytest.raises(OSError, match="no"):
+            replay.prune()
+    add_episode(replay, 6, 10)  # prunes again
+    assert replay.stats["total_steps"] == 60
+    assert Replay(tmp_path, capacity=20).stats["total_steps"] == 60
+    assert len(stored(tmp_path)) == 2, "what was to be deleted is still there"
+
+
+def fail(*args, **kwargs):
+    raise OSError("no")
+
+
 def test_a_kill_between_ledger_and_deletion_counts_nothing_twice(tmp_path):
     replay = Replay(tmp_path, capacity=25)
     for episode in range(3):

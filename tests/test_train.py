@@ -14,6 +14,7 @@ from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.replay import Replay
+from dreamerv2.learner import Learner
 from dreamerv2.train import describe, train
 
 
@@ -173,7 +174,12 @@ def test_metrics_are_means_since_the_last_line(tmp_path):
 def test_metrics_of_many_updates_are_not_kept_as_tensors(tmp_path, monkeypatch):
     World(make_config(tmp_path / "plain")).run()
     monkeypatch.setattr("dreamerv2.learner.PENDING", 2)
+    settle, kept = Learner._settle, []
+    monkeypatch.setattr(
+        Learner, "_settle", lambda self: kept.append(len(self._metrics)) or settle(self)
+    )
     World(make_config(tmp_path / "settled")).run()
+    assert max(kept) == 2, "more updates than that were kept as tensors"
     plain, settled = (read_metrics(tmp_path / run, "fake_loss") for run in ("plain", "settled"))
     assert plain == settled
 
@@ -342,7 +348,7 @@ def test_damaged_evaluation_episodes_cost_a_picture_and_not_the_run(tmp_path, ca
 
 
 def test_pictures_of_predictions_show_one_sequence_where_episodes_are_long(tmp_path):
-    """Sequences of 2 to 3 rows are learned from; a batch has 6."""
+    """Sequences of 2 to 3 rows are learned from; those of a batch have 4."""
     world = World(make_config(tmp_path, **{"replay.minlen": 2, "replay.maxlen": 3}), (19,))
     seen, make = [], world.make_agent
 
@@ -411,6 +417,18 @@ def test_the_counter_outlives_episodes_that_were_removed(tmp_path, capsys, all_o
     assert max(step for step, *_ in Checkpoint(tmp_path / "checkpoints")._versions()) == 80
     world.run(steps=120)  # the agent compares the counter with the steps of the environment
     assert f"Continuing from agent step {world.when('agent')[-1]}." in capsys.readouterr().out
+    assert world.steps["train"] == 120
+
+
+def test_episodes_that_are_put_back_are_not_counted_again(tmp_path):
+    world, folder = World(make_config(tmp_path)).run(), tmp_path / "train_episodes"
+    moved = [(path, tmp_path / path.name) for path in sorted(folder.glob("*.npz"))[:5]]
+    for path, elsewhere in moved:
+        path.rename(elsewhere)
+    world.run(steps=100)
+    for path, elsewhere in moved:
+        elsewhere.rename(path)
+    world.run(steps=120)  # the agent compares the counter with the steps of the environment
     assert world.steps["train"] == 120
 
 

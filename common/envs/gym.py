@@ -183,7 +183,10 @@ def _reset_takes(env: Any) -> set[str]:
         names |= set(parameters)
         if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return names
-        env = getattr(env, "env", None)
+        inner = getattr(env, "env", None)
+        if isinstance(env, gymnasium.Env) or inner is env:  # the former's API has both
+            break
+        env = inner
     return names | {"seed", "options"}
 
 

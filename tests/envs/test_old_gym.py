@@ -3,6 +3,7 @@
 import types
 import warnings
 
+import gymnasium
 import numpy as np
 import pytest
 from env_contract import env_config, play
@@ -137,6 +138,23 @@ def test_any_keywords_of_what_wraps_nothing_may_be_a_seed():
     inner = Keywords(False)
     play(gym.wrap(Passing(inner), env_config(), seed=7), 3)
     assert inner.seeds[0] == 7
+
+
+def test_an_environment_of_todays_api_that_holds_another_is_seeded_itself():
+    class Outer(gymnasium.Env):
+        observation_space, action_space = OldGym.observation_space, OldGym.action_space
+        seeds = []
+
+        def __init__(self, env):
+            self.env = env
+
+        def reset(self, **kwargs):
+            self.seeds.append(kwargs.get("seed"))
+            super().reset(**kwargs)
+            return self.env.reset(), {}
+
+    gym.wrap(Outer(OldGym(False)), env_config(), seed=7).reset()
+    assert Outer.seeds == [7]
 
 
 def test_real_old_gym_if_installed():

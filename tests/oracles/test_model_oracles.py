@@ -20,6 +20,7 @@ from small_models import (
     weights_of,
 )
 
+from dreamerv2.agent import Agent
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.tfutils import named_variables
 from dreamerv2.world_model import WorldModel, is_trained
@@ -184,10 +185,20 @@ def test_an_observation_called_like_a_layer_has_weights_of_its_own():
     assert len(named_variables(model)) == len(model.variables), "a checkpoint would lack some"
 
 
+def test_without_images_no_layer_is_called_like_it():
+    model = make_model(small_config(), shapes={"dense": (3,)})
+    assert "world_model/decoder/dense/kernel" in named_variables(model), "as in older checkpoints"
+
+
+def test_variables_of_one_name_are_refused_before_anything_is_learned():
+    with pytest.raises(UserError, match="decoder/mlp/dense0/.*rename the observation"):
+        Agent(small_config(), {"mlp/dense0": (3,)}, 3, True)
+
+
 def test_variables_of_one_name_are_refused():
     module = tf.Module()
     module.parts = [tf.Variable(1.0, name="a/kernel"), tf.Variable(2.0, name="a/kernel")]
-    with pytest.raises(ValueError, match="Two variables are called 'a/kernel'"):
+    with pytest.raises(UserError, match="Two variables are called 'a/kernel'"):
         named_variables(module)
 
 

@@ -118,10 +118,11 @@ def test_a_failed_batch_that_cannot_be_kept_is_no_second_failure(tmp_path):
 
 def test_an_observation_of_any_name_is_kept(tmp_path):
     arrays = {"file": np.array([np.nan]), "provenance": np.array(["row 3"]), "reward": 1.5}
+    arrays["odd"] = np.array([None])
     where = save_evidence(tmp_path / "x.npz", arrays)
     kept = dict(np.load(where, allow_pickle=False))
     assert np.isnan(kept["file"]).all() and kept["reward"] == 1.5
-    assert kept["provenance"].tolist() == ["row 3"]
+    assert kept["provenance"].tolist() == ["row 3"] and kept["odd"] == "[None]"
 
 
 def test_float16_overflows_are_skipped_and_counted(tmp_path):

@@ -100,7 +100,7 @@ def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
     assert 0 < steps_on_disk(tmp_path / "run") == checkpoints(tmp_path / "run")[-1]
 
 
-def test_a_signal_in_the_midst_of_printing_is_noticed(monkeypatch):
+def test_a_signal_in_the_midst_of_printing_is_noticed(capsys):
     """Whoever reads the output may be slow; and no print may begin within another."""
 
     class Hurried:
@@ -117,6 +117,7 @@ def test_a_signal_in_the_midst_of_printing_is_noticed(monkeypatch):
     with signals.StopRequest(waiting) as stop, contextlib.redirect_stdout(Busy()):
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.received == signal.SIGTERM and waiting.done
+    assert stop and stop and capsys.readouterr().out.count("SIGTERM: finishing") == 1
 
 
 def test_a_slow_reader_of_the_output_costs_no_checkpoint(tmp_path):
