@@ -166,15 +166,13 @@ class Decoder(tf.Module):
             self._make_convs(init, inputs, config)
         if self.vectors:
             self.mlp = MLP(init / "mlp", inputs, config.mlp_layers, config.act, config.norm)
-            taken = ["dense", *(f"conv{i}" for i in range(len(config.cnn_kernels)))]
-            taken = taken if self.images else []
+            # An observation may be called like a layer of the images'.
+            layers = ["dense", *(f"conv{i}" for i in range(len(config.cnn_kernels)))]
+            taken = layers if self.images else []
+            names = {key: f"vector_{key}" if key in taken else key for key in self.vectors}
             self.outs = {
-                key: Dense(
-                    init.wide() / (f"vector_{key}" if key in taken else key),
-                    self.mlp.size,
-                    shapes[key][0],
-                )
-                for key in self.vectors
+                key: Dense(init.wide() / name, self.mlp.size, shapes[key][0])
+                for key, name in names.items()
             }
 
     def _make_convs(self, init, inputs, config):

@@ -1,6 +1,7 @@
 """What every TensorFlow module here leans on: types, casts, loops, seeds, schedules, devices."""
 
 import contextlib
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -119,15 +120,12 @@ def named_variables(module: tf.Module) -> dict[str, tf.Variable]:
     Raises:
         UserError: two have one name, so that a checkpoint would lack one of them.
     """
-    named: dict[str, tf.Variable] = {}
-    for variable in sorted(module.variables, key=lambda v: v.name):
-        name = variable.name.removesuffix(":0")
-        if name in named:
-            raise UserError(
-                f"Two variables are called '{name}': rename the observation or layer of that name."
-            )
-        named[name] = variable
-    return named
+    variables = sorted(module.variables, key=lambda v: v.name)
+    names = [v.name.removesuffix(":0") for v in variables]
+    for name, following in itertools.pairwise(names):
+        if name == following:
+            raise UserError(f"Two variables are called '{name}': rename what has that name.")
+    return dict(zip(names, variables, strict=True))
 
 
 _casts = threading.local()

@@ -191,7 +191,7 @@ def test_without_images_no_layer_is_called_like_it():
 
 
 def test_variables_of_one_name_are_refused_before_anything_is_learned():
-    with pytest.raises(UserError, match="decoder/mlp/dense0/.*rename the observation"):
+    with pytest.raises(UserError, match="decoder/mlp/dense0/.*rename what"):
         Agent(small_config(), {"mlp/dense0": (3,)}, 3, True)
 
 
