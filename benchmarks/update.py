@@ -1,5 +1,6 @@
 """One whole update of world model, actor and critic, one policy step, and the update for export."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -11,7 +12,7 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.devices import wait
 from benchmarks.measure import Row, milliseconds, repeat
-from dreamerv2.common import convolutions, layers
+from dreamerv2.common import convolutions, layers, recurrence
 
 
 def update(bench: Bench) -> Iterator[Row]:
@@ -65,6 +66,8 @@ def export(bench: Bench, path: Path) -> None:
     data = agent._tensors(bench.task.batch(bench.config))
     arguments = (data, agent.initial_train_state(), seed, step)
     gpu = lambda: ["the other machine's"]  # noqa: E731
-    with mock.patch.object(layers, "gpus", gpu), mock.patch.object(convolutions, "gpus", gpu):
+    with contextlib.ExitStack() as stack:
+        for module in (layers, convolutions, recurrence):
+            stack.enter_context(mock.patch.object(module, "gpus", gpu))
         text = function.experimental_get_compiler_ir(*arguments)(stage="stablehlo")
     path.write_text(text if isinstance(text, str) else text.decode())

@@ -104,45 +104,6 @@ class Dense(tf.Module):
         return kernel if stop - start == kernel.shape[0] else kernel[start:stop]
 
 
-class LateProduct:
-    """A product inside a loop whose weight gradient is formed after the loop, at once.
-
-    A loop that multiplies by W at every step makes the gradient of W as a sum of T small products,
-    each of which reads and writes all of W (in 16 bit, with T roundings). Here step t computes
-    y_t = x_t sg(W) + o_t. What flows back to o_t is the gradient of y_t, so that after the loop
-    dW = sum_t x_t^T dy_t is a single product over T * B rows.
-
-    Use: pass `offsets[t]` to `step` in the loop, stack the x it was called with and hand them to
-    `finish`.
-
-    Args:
-        kernel: W [inputs, units] in the compute type.
-        offset: [T, B, units], what is added at each step, such as the bias.
-    """
-
-    def __init__(self, kernel: tf.Tensor, offset: tf.Tensor):
-        self.inputs = kernel.shape[0]
-        self._kernel, self._seen = tf.stop_gradient(kernel), None
-
-        @tf.custom_gradient
-        def link(kernel, offset):
-            def grad(upstream):
-                flat = lambda x: tf.reshape(x, (-1, x.shape[-1]))  # noqa: E731
-                return tf.matmul(flat(self._seen), flat(upstream), transpose_a=True), upstream
-
-            return tf.identity(offset), grad
-
-        self.offsets = link(kernel, offset)
-
-    def step(self, x: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-        """x [B, inputs] and offsets[t] [B, units] -> [B, units]."""
-        return x @ self._kernel + offset
-
-    def finish(self, inputs: tf.Tensor) -> None:
-        """Take the x of every step, [T, B, inputs]; call before the gradient is asked for."""
-        self._seen = tf.stop_gradient(inputs)
-
-
 class LayerNorm(tf.Module):
     """Normalizes the last axis to mean 0 and variance 1, then scales and shifts; in float32."""
 

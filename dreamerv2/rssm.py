@@ -9,8 +9,9 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dreamerv2.common import dists
-from dreamerv2.common.layers import Dense, GRUCell, LateProduct, NormAct, OneHots
-from dreamerv2.common.tfutils import Init, scan, swap_time, weight, wide
+from dreamerv2.common.layers import Dense, GRUCell, NormAct, OneHots
+from dreamerv2.common.recurrence import Linear, recur
+from dreamerv2.common.tfutils import Init, Nest, scan, swap_time, weight, wide
 
 State = dict[str, tf.Tensor]
 
@@ -107,30 +108,20 @@ class RSSM(tf.Module):
 
         Returns: posterior and prior states, entries [B, T, ...].
         """
-        batch, length = is_first.shape
-        # Products with the embedding do not depend on the state: one large product outside.
-        late = self._late_products(length, batch, seen=swap_time(self._see(embed)))
-        inputs = {
-            **swap_time({"noise": noise["post"], "action": tf.cast(action, self.dtype)}),
-            # A number: without AVX-512 oneDNN complains of every bool it is to transpose.
-            "first": swap_time(tf.where(is_first, 1.0, 0.0)),
-            "offsets": {name: product.offsets for name, product in late.items()},
+        # Whatever needs no state is outside of the loop: one large product, not one a step.
+        action = _begun(tf.cast(action, self.dtype), is_first)
+        shares = {
+            "inp": self.inp.part(action, self.stoch_size, self.inp.kernel.shape[0]),
+            "post": self.post.part(embed, self.config.deter, self.post.kernel.shape[0]),
         }
-
-        def step(carry: tuple[State, dict], now: dict) -> tuple[State, dict]:
-            used = {}
-
-            def apply(name: str, x: tf.Tensor) -> tf.Tensor:
-                used[name] = tf.stop_gradient(x)
-                return late[name].step(x, now["offsets"][name])
-
-            return self._filter(carry[0], now, apply), used
-
-        zeros = {name: tf.zeros((batch, x.inputs), self.dtype) for name, x in late.items()}
-        post, used = scan(step, inputs, (start, zeros))
-        for name, product in late.items():
-            product.finish(used[name])
-        # Neither does the recurrence depend on the prior: one large product again.
+        inputs = {
+            "noise": noise["post"],
+            # A number: without AVX-512 oneDNN complains of every bool it is to transpose.
+            "first": tf.where(is_first, 1.0, 0.0),
+        }
+        layers = self._recurrent_layers(swap_time(shares), *is_first.shape)
+        post = recur(self._filter, layers, swap_time(inputs), start)
+        # Neither does the recurrence depend on the prior.
         stats = self._prior_stats(post["deter"], noise["ensemble"])
         prior = {**stats, "deter": post["deter"]}
         return swap_time((post, prior))
@@ -151,9 +142,15 @@ class RSSM(tf.Module):
             embed: [B, E]; is_first: [B].
             noise: uniform [B, S], or None for the posterior's mode.
         """
-        layers = {"inp": self.inp, "gru": self.gru.dense, "out": self.post_dist}
-        layers["post"] = lambda deter: self.post(tf.concat([deter, tf.cast(embed, self.dtype)], -1))
-        now = {"action": tf.cast(action, self.dtype), "first": is_first, "noise": noise}
+        action = _begun(tf.cast(action, self.dtype), is_first)
+        embed = tf.cast(embed, self.dtype)
+        layers = {
+            "inp": lambda stoch: self.inp(tf.concat([stoch, action], -1)),
+            "gru": self.gru.dense,
+            "post": lambda deter: self.post(tf.concat([deter, embed], -1)),
+            "out": self.post_dist,
+        }
+        now = {"first": is_first, "noise": noise}
         return self._filter(state, now, lambda name, x: layers[name](x))
 
     def img_step(
@@ -187,33 +184,28 @@ class RSSM(tf.Module):
     # --- parts of a step ---
 
     def _filter(self, state: State, now: dict, apply: Callable) -> State:
-        """One posterior step; `apply(name, x)` is the linear layer of that name."""
-        # Zeros where a new sequence begins; a product with 0 would leave NaN what it is.
-        first = tf.cast(now["first"], tf.bool)[:, None]
-        begun = lambda x: tf.where(first, tf.zeros([], x.dtype), x)  # noqa: E731
-        stoch, deter = begun(self._flat(state["stoch"])), begun(state["deter"])
-        x = self.inp_act(apply("inp", tf.concat([stoch, begun(now["action"])], -1)))
+        """One posterior step; `apply(name, x)` is the linear layer of that name.
+
+        The layers `inp` and `post` add the share of action and embedding themselves.
+        """
+        stoch, deter = _begun((self._flat(state["stoch"]), state["deter"]), now["first"])
+        x = self.inp_act(apply("inp", stoch))
         deter = self.gru.gates(apply("gru", tf.concat([x, deter], -1)), deter)
         x = self.post_act(apply("post", deter))
         return self._sample(deter, self._stats(apply("out", x)), now["noise"])
 
-    def _see(self, embed: tf.Tensor) -> tf.Tensor:
-        """The embedding's share of the posterior's hidden layer, W [deter, embed] + b."""
-        return self.post.part(embed, self.config.deter, self.post.kernel.shape[0])
+    def _recurrent_layers(self, shares: State, batch: int, length: int) -> dict[str, Linear]:
+        """The linear layers of a posterior step; shares [T, B, units] of what needs no state."""
 
-    def _late_products(self, length: int, batch: int, seen: tf.Tensor) -> dict[str, LateProduct]:
-        """The linear layers of a posterior step, for a loop; seen [T, B, hidden] from `_see`."""
-
-        def late(dense: Dense) -> LateProduct:
+        def constant(dense: Dense) -> tf.Tensor:
             bias = weight(dense.bias, self.dtype)
-            offset = tf.broadcast_to(bias, (length, batch, bias.shape[0]))
-            return LateProduct(weight(dense.kernel, self.dtype), offset)
+            return tf.broadcast_to(bias, (length, batch, bias.shape[0]))
 
         return {
-            "inp": late(self.inp),
-            "gru": late(self.gru.dense),
-            "post": LateProduct(self.post.rows(0, self.config.deter), seen),
-            "out": late(self.post_dist),
+            "inp": Linear(self.inp.rows(0, self.stoch_size), shares["inp"]),
+            "gru": Linear(weight(self.gru.dense.kernel, self.dtype), constant(self.gru.dense)),
+            "post": Linear(self.post.rows(0, self.config.deter), shares["post"]),
+            "out": Linear(weight(self.post_dist.kernel, self.dtype), constant(self.post_dist)),
         }
 
     def _prior_stats(self, deter: tf.Tensor, pick: tf.Tensor) -> State:
@@ -240,3 +232,9 @@ class RSSM(tf.Module):
 
     def _flat(self, stoch: tf.Tensor) -> tf.Tensor:
         return tf.reshape(stoch, (*stoch.shape[: -len(self.stoch_shape)], self.stoch_size))
+
+
+def _begun(nest: Nest, first: tf.Tensor) -> Nest:
+    """Zeros where a new sequence begins, [N...]; a product with 0 would leave NaN what it is."""
+    first = tf.cast(first, tf.bool)[..., None]
+    return tf.nest.map_structure(lambda x: tf.where(first, tf.zeros([], x.dtype), x), nest)

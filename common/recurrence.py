@@ -1,0 +1,143 @@
+"""A recurrence over time with as little as possible inside of its loops."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from dreamerv2.common.tfutils import Nest, gpus, scan
+
+
+class Linear(NamedTuple):
+    """A linear layer of a recurrence: y_t = x_t W + o_t.
+
+    Attributes:
+        kernel: W [inputs, units].
+        offset: o [T, B, units]: the bias, and the share of inputs that are known beforehand.
+    """
+
+    kernel: tf.Tensor
+    offset: tf.Tensor
+
+
+def recur(step: Callable, layers: Mapping[str, Linear], inputs: Nest, start: Nest) -> Nest:
+    """Run ``state = step(state, inputs[t], apply)`` over time and stack the states.
+
+    The gradient that TensorFlow makes of a loop keeps every intermediate result of every step, and
+    adds up T small products for each W. This one keeps the states and the y of each layer, from
+    which a step is computed once more without a product:
+
+    1. Backwards in time, the gradient of a state gives that of the state before and that of each
+       y; its only products are those with W^T.
+    2. After that loop dW = sum_t x_t^T dy_t, one product over T * B rows.
+
+    Args:
+        step: (state, inputs, apply) -> state, for rows [N, ...] that have nothing to do with each
+            other; apply(name, x [N, inputs]) -> y [N, units] is the layer of that name, used once.
+        layers: by name.
+        inputs: nest of [T, B, ...].
+        start: the state before the first step, nest of [B, ...].
+
+    Returns: nest like the state, each [T, B, ...]. Gradients reach the layers, the start and
+    variables that the step reads, but not the inputs.
+    """
+    kernels = {name: layer.kernel for name, layer in layers.items()}
+
+    @tf.custom_gradient
+    def run(kernels, offsets, start):
+        wide = {name: _aligned(kernel, 0) for name, kernel in kernels.items()}
+
+        def forward(state, now):
+            inputs, offset = now
+            ys = {}
+
+            def apply(name, x):
+                ys[name] = _product(x, wide[name]) + offset[name]
+                return ys[name]
+
+            return step(state, inputs, apply), ys
+
+        states, ys = scan(forward, (inputs, offsets), start, _first(offsets))
+
+        def gradient(*upstream, variables=()):
+            upstream = tf.nest.pack_sequence_as(states, upstream)
+            before = tf.nest.map_structure(
+                lambda first, xs: tf.concat([first[None], xs[:-1]], 0), start, states
+            )
+            dstart, dys, found = _back(step, kernels, (before, inputs, ys, upstream), variables)
+            xs = _layer_inputs(step, *tf.nest.map_structure(_rows, (before, inputs, ys)))
+            dkernels = {k: tf.matmul(xs[k], _rows(dy), transpose_a=True) for k, dy in dys.items()}
+            grads = tf.nest.flatten((dkernels, dys, dstart))
+            return (grads, found) if variables else grads
+
+        return states, gradient
+
+    return run(kernels, {name: layer.offset for name, layer in layers.items()}, start)
+
+
+def _back(step: Callable, kernels: Mapping, known: tuple, variables) -> tuple[Nest, dict, list]:
+    """Gradients of the state at the start, of every y, [T, B, units], and of the variables."""
+    wide = {name: _aligned(kernel, 1) for name, kernel in kernels.items()}
+    variables = list(variables)
+
+    def backward(later, now):
+        before, inputs, ys, upstream = now
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch((before, ys, variables))
+            state = step(before, inputs, lambda name, x: _given(x, wide[name], ys[name]))
+        total = tf.nest.map_structure(tf.add, upstream, later)
+        sources = (before, (ys, variables))
+        state, total = tf.nest.flatten(state), tf.nest.flatten(total)
+        return tape.gradient(state, sources, total, unconnected_gradients="zero")
+
+    before, _, ys, _ = known
+    none = tf.nest.map_structure(tf.zeros_like, _first(before))
+    states, (dys, found) = scan(backward, known, none, (_first(ys), variables), reverse=True)
+    return _first(states), dys, [tf.reduce_sum(x, 0) for x in found]
+
+
+@tf.custom_gradient
+def _given(x: tf.Tensor, kernel: tf.Tensor, y: tf.Tensor):
+    """y, with the gradients of y = x W + o to x and o."""
+    return tf.identity(y), lambda dy: (_product(dy, kernel, transpose=True), None, dy)
+
+
+def _layer_inputs(step: Callable, before: Nest, inputs: Nest, ys: dict) -> dict[str, tf.Tensor]:
+    """x [N, inputs] of every layer."""
+    xs = {}
+
+    def apply(name, x):
+        xs[name] = x
+        return ys[name]
+
+    step(before, inputs, apply)
+    return xs
+
+
+def _aligned(kernel: tf.Tensor, axis: int) -> tf.Tensor:
+    """On a GPU, W with zeros up to a multiple of 128 along the axis that a product sums over.
+
+    A GPU sums such a product of few rows in several parts of a multiple of 16. Otherwise XLA pads
+    W for that at every step.
+    """
+    missing = -kernel.shape[axis] % 128
+    if not gpus() or not missing:
+        return kernel
+    return tf.pad(kernel, [[0, missing], [0, 0]] if axis == 0 else [[0, 0], [0, missing]])
+
+
+def _product(x: tf.Tensor, kernel: tf.Tensor, transpose: bool = False) -> tf.Tensor:
+    """x W or x W^T, for a W from `_aligned`."""
+    missing = kernel.shape[int(transpose)] - x.shape[1]
+    x = tf.pad(x, [[0, 0], [0, missing]]) if missing else x
+    return tf.matmul(x, kernel, transpose_b=transpose)
+
+
+def _rows(x: tf.Tensor) -> tf.Tensor:
+    """[T, B, ...] -> [T * B, ...]."""
+    return tf.reshape(x, (-1, *x.shape[2:]))
+
+
+def _first(nest: Nest) -> Nest:
+    """[T, ...] -> [...]."""
+    return tf.nest.map_structure(lambda x: x[0], nest)
