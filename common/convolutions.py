@@ -1,4 +1,4 @@
-"""Stride-2 convolutions, and the ways in which a CPU computes them faster than TensorFlow's own.
+"""Stride-2 convolutions, and ways to compute them faster than by TensorFlow's own operations.
 
 Each way gives the same result and gradients; docs/performance.md has what it is worth.
 """
@@ -139,7 +139,7 @@ class ConvTranspose(tf.Module):
                 tf.reshape(x, (-1, inputs)), tf.reshape(kernel, (-1, inputs)), False, True
             )
             y = tf.reshape(y, (batch, size, size, depth))
-        elif not gpus() and size % 2 == 0 and depth < 8:
+        elif size % 2 == 0 and depth < 8:
             y = _conv_transpose_by_phase(x, kernel)
         else:
             few = few_windows(batch, (height, width))
@@ -153,7 +153,8 @@ def _conv_transpose_by_phase(x: tf.Tensor, kernel: tf.Tensor):
 
     Output pixels of one parity (even or odd row and column) meet every other tap of the kernel, so
     that the four parities are one plain convolution with four times the channels. CPUs are three
-    times as fast at it; its gradient is quicker the usual way.
+    times as fast at it, GPUs four times. Its gradient is quicker the usual way on a CPU, and as
+    products of patches on a GPU.
     """
     batch, height, width, inputs = x.shape
     size, _, depth, _ = kernel.shape
@@ -165,6 +166,11 @@ def _conv_transpose_by_phase(x: tf.Tensor, kernel: tf.Tensor):
     y = tf.nn.depth_to_space(tf.nn.conv2d(padded, taps, 1, "VALID"), 2)
 
     def grad(upstream):
+        if gpus():
+            patches, pixels = _patches(upstream, size), tf.reshape(x, (-1, inputs))
+            to_x = tf.matmul(patches, tf.reshape(kernel, (-1, inputs)))
+            to_kernel = tf.matmul(patches, pixels, transpose_a=True)
+            return tf.reshape(to_x, x.shape), tf.reshape(to_kernel, kernel.shape)
         to_kernel = tf.raw_ops.Conv2DBackpropFilter(
             input=upstream,
             filter_sizes=kernel.shape,

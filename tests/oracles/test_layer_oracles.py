@@ -142,8 +142,10 @@ def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
         (convolutions.ConvTranspose, (65, 2, 3, 1), 8, 4),
     ],
 )
-def test_gradients_of_convolutions(kind, shape, depth, kernel):
-    """By finite differences, for the input, the kernel and the bias."""
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_gradients_of_convolutions(kind, shape, depth, kernel, device, monkeypatch):
+    """By finite differences, for the input, the kernel and the bias; each device has its ways."""
+    monkeypatch.setattr(convolutions, "gpus", lambda: ["a GPU"] * (device == "GPU"))
     layer, _ = build(kind, "float64", shape[-1], depth, kernel)
     rng = np.random.default_rng(2)
     x = tensor(rng, shape, "float64")
