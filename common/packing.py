@@ -1,7 +1,7 @@
-"""Small arrays as one: a step then makes one copy to the device, not one per array."""
+"""Small arrays as one: a step then makes one copy to or from the device, not one per array."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -33,3 +33,30 @@ def _read(part: tf.Tensor, shape: tuple[int, ...], dtype: np.dtype) -> tf.Tensor
         return tf.bitcast(tf.reshape(part, (*shape, dtype.itemsize)), dtype)
     part = tf.reshape(part, shape)
     return tf.cast(part, dtype) if dtype.kind == "b" else tf.bitcast(part, dtype)
+
+
+class Scalars(Mapping):
+    """Named numbers that a device computed, which are all read when the first is asked for.
+
+    Until then nobody waits for the device, and a number that was read takes a few bytes.
+
+    Args:
+        names: of the numbers.
+        values: float32 [N].
+    """
+
+    def __init__(self, names: Sequence[str], values: tf.Tensor):
+        self._names, self._values = names, values
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self._names:
+            raise KeyError(name)
+        if not isinstance(self._values, np.ndarray):
+            self._values = self._values.numpy()
+        return float(self._values[self._names.index(name)])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -10,7 +10,7 @@ from dreamerv2.behavior import ActorCritic
 from dreamerv2.common import seeding
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.optim import Optimizer
-from dreamerv2.common.packing import Layout, pack, unpack
+from dreamerv2.common.packing import Layout, Scalars, pack, unpack
 from dreamerv2.common.tfutils import (
     Init,
     LowPrecisionCopies,
@@ -61,7 +61,7 @@ class Agent(tf.Module):
         self._policy_weights = LowPrecisionCopies(*readers, dtype=self.dtype)
         # A policy step is many small operations, which XLA joins; 16 bit is slow that way on a CPU.
         self._policy_xla, self._policy_graphs = self.dtype.size >= 4, {}
-        self._update_fn = self._compiled(self._update)
+        self._update_fn, self._metric_names = self._compiled(self._update), ()
         self._report_fn = self._compiled(self._report)
         named_variables(self)  # now, not at the first checkpoint: it refuses two of one name
 
@@ -188,12 +188,14 @@ class Agent(tf.Module):
             state: the latent state that each row ended in last time; None at the start.
             step: agent steps so far, for schedules.
 
-        Returns: the latent state each row ends in, and metrics, name -> scalar tensor.
+        Returns: the latent state each row ends in, and metrics, name -> number.
         """
         if state is None:
             state = self.initial_train_state()
         step = tf.constant(step, tf.int64)
-        return self._update_fn(self._tensors(data), state, self._seed("update"), step)
+        seed = self._seed("update")
+        state, values = self._update_fn(self._tensors(data), state, seed, step)
+        return state, Scalars(self._metric_names, values)
 
     def _update(self, data, state, seed, step):
         model = self.world_model
@@ -216,7 +218,9 @@ class Agent(tf.Module):
         self._policy_weights.refresh()
         # An overflow of float16 must not reach the next update through the state.
         sound = lambda x: tf.where(tf.math.is_finite(x), x, tf.zeros([], x.dtype))  # noqa: E731
-        return {key: sound(value[:, -1]) for key, value in post.items()}, metrics
+        self._metric_names = tuple(metrics)  # of every update, and the same for all
+        values = tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
+        return {key: sound(value[:, -1]) for key, value in post.items()}, values
 
     # --- reporting ---
 

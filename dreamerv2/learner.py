@@ -12,7 +12,6 @@ from dreamerv2.common.errors import UserError
 from dreamerv2.common.sequences import Dataset
 from dreamerv2.health import Health
 
-PENDING = 1000  # updates whose metrics are kept as tensors, at 30 KB each
 LOSS_SCALE = re.compile(r"/loss_scale(_finite)?$")  # names of the variables of optim.LossScale
 
 
@@ -30,7 +29,6 @@ class Learner:
         self.updates = 0
         self._carry: Any = None  # latent state in which each batch row ended
         self._metrics: list[Mapping[str, Any]] = []
-        self._settled: list[dict[str, np.ndarray]] = []  # those before, name -> [updates]
         self._health = Health(logdir)
 
     def update(self, step: int) -> None:
@@ -46,13 +44,11 @@ class Learner:
         self._health.note(*origin, metrics)
         self._metrics.append(metrics)
         self.updates += 1
-        if len(self._metrics) == PENDING:
-            self._settle()
 
     @property
     def pending(self) -> bool:
         """Whether there were updates since the last call of `metrics`."""
-        return bool(self._metrics or self._settled)
+        return bool(self._metrics)
 
     def metrics(self) -> dict[str, float]:
         """Return the mean of every metric since the last call, and the number of overflows.
@@ -62,12 +58,10 @@ class Learner:
         self._health.check()
         if not self.pending:
             return {}
-        self._settle()
-        parts, self._settled = self._settled, []
-        values = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        count = len(next(iter(values.values()), ()))
+        rows, self._metrics = self._metrics, []
+        values = {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
         skipped = {k: np.sum(v == 0) for k, v in values.items() if k.endswith("_finite")}
-        whole = np.all([np.ones(count), *(values[k] for k in skipped)], axis=0)
+        whole = np.all([np.ones(len(rows)), *(values[k] for k in skipped)], axis=0)
         used = whole if whole.any() else ~whole
         means = {k: np.mean(v[used]) for k, v in values.items() if k not in skipped}
         overflows = {k.replace("_finite", "_overflows"): n for k, n in skipped.items()}
@@ -75,12 +69,6 @@ class Learner:
             k: n for k, n in overflows.items() if k.replace("overflows", "loss_scale") in means
         }
         return {key: float(value) for key, value in (means | scaled).items()}
-
-    def _settle(self) -> None:
-        """Turn what is kept as tensors into numbers."""
-        rows, self._metrics = self._metrics, []
-        if rows:
-            self._settled.append({k: np.array([float(row[k]) for row in rows]) for k in rows[0]})
 
     # --- checkpoints ---
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dreamerv2.common.packing import pack, unpack
+from dreamerv2.common.packing import Scalars, pack, unpack
 
 
 def arrays(rng):
@@ -48,3 +48,19 @@ def test_layouts_tell_shapes_and_types_apart():
     assert len(set(same)) == 1, "one layout, one traced graph"
     others = [np.zeros((3, 2), np.float32), np.zeros((2, 3), np.int32)]
     assert len({same[0], *(pack({"x": x})[1] for x in others)}) == 3
+
+
+def test_numbers_are_read_from_the_device_once_and_not_before_they_are_asked_for():
+    class Values:
+        reads = 0
+
+        def numpy(self):
+            self.reads += 1
+            return np.array([1.5, 2.5], np.float32)
+
+    values = Values()
+    scalars = Scalars(("one", "two"), values)
+    assert list(scalars) == ["one", "two"] and "three" not in scalars and values.reads == 0
+    assert dict(scalars) == {"one": 1.5, "two": 2.5} and values.reads == 1
+    with pytest.raises(KeyError, match="three"):
+        scalars["three"]

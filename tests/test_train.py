@@ -14,7 +14,6 @@ from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.replay import Replay
-from dreamerv2.learner import Learner
 from dreamerv2.train import describe, train
 
 
@@ -169,19 +168,6 @@ def test_metrics_are_means_since_the_last_line(tmp_path):
     losses = read_metrics(tmp_path, "fake_loss")  # the n-th update loses n
     # Updates at 20, 20, 21 | 26, 31, 36, 41, 46, 51 | 56, 61, 66, 71, 76.
     assert losses == {21: 2, 51: np.mean([4, 5, 6, 7, 8, 9]), 80: np.mean([10, 11, 12, 13, 14])}
-
-
-def test_metrics_of_many_updates_are_not_kept_as_tensors(tmp_path, monkeypatch):
-    World(make_config(tmp_path / "plain")).run()
-    monkeypatch.setattr("dreamerv2.learner.PENDING", 2)
-    settle, kept = Learner._settle, []
-    monkeypatch.setattr(
-        Learner, "_settle", lambda self: kept.append(len(self._metrics)) or settle(self)
-    )
-    World(make_config(tmp_path / "settled")).run()
-    assert max(kept) == 2, "more updates than that were kept as tensors"
-    plain, settled = (read_metrics(tmp_path / run, "fake_loss") for run in ("plain", "settled"))
-    assert plain == settled
 
 
 def test_metrics_count_frames(tmp_path):
