@@ -139,7 +139,8 @@ def train(
         # From here on: the score of random actions is none of the agent's.
         eval_driver.on_episode(lambda episode, index: eval_log(episode))
 
-        learner = Learner(agent, replay.dataset(**config.dataset), logdir)
+        data = replay.dataset(**config.dataset, place=agent.place)
+        learner = Learner(agent, data, logdir)
         report_data = eval_replay.dataset(**config.dataset)
         should_train, should_log = Every(config.train_every), Every(config.log_every)
         should_evaluate, should_save = (

@@ -16,10 +16,10 @@ from dreamerv2.common import convolutions, layers, recurrence
 
 
 def update(bench: Bench) -> Iterator[Row]:
-    """`Agent.train` in each precision, with a batch in the host's memory as in the loop."""
+    """`Agent.train` in each precision, with a batch that was copied ahead as in the loop."""
     for precision in bench.precisions:
         agent = bench.agent(precision)
-        batch, state = bench.task.batch(bench.config), None
+        batch, state = agent.place(bench.task.batch(bench.config)), None
 
         def call(agent=agent, batch=batch):
             nonlocal state

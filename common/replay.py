@@ -251,9 +251,9 @@ class Replay:
 
     # Sampling.
 
-    def dataset(self, batch: int, length: int) -> Dataset:
-        """Return an endless iterator over batches, key -> [batch, length, ...]."""
-        dataset = Dataset(self, batch, length)
+    def dataset(self, batch: int, length: int, **options) -> Dataset:
+        """Return an endless iterator over batches, key -> [batch, length, ...]; see Dataset."""
+        dataset = Dataset(self, batch, length, **options)
         self._datasets.add(dataset)
         return dataset
 

@@ -3,16 +3,16 @@ rows happens on a thread.
 
     next() call          n                          n+1
     caller's thread      wait batch n, plan n+1     wait batch n+1, plan n+2
-    copying thread               copy n+1 ........         copy n+2 ....
+    copying thread               copy and place n+1 ....   copy and place n+2 ....
 
 What a batch holds is thus decided at the call before, from the episodes present then, never by how
 fast a thread runs.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -46,21 +46,31 @@ class Dataset:
     """Endless iterator over batches, key -> [B, T, ...].
 
     Row b of a batch continues row b of the one before. `provenance` tells, for each row of the
-    last batch, the pieces it was made of.
+    last batch, the pieces it was made of; `placed` is what `place` made of it.
     """
 
-    def __init__(self, replay: "Replay", batch: int, length: int):
-        """B = batch rows of T = length time steps. Raises UserError unless both are positive."""
+    def __init__(
+        self,
+        replay: "Replay",
+        batch: int,
+        length: int,
+        place: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: batch,
+    ):
+        """B = batch rows of T = length time steps. Raises UserError unless both are positive.
+
+        place: called with every batch on the copying thread, such as to copy it to the device.
+        """
         for name, value in (("batch", batch), ("length", length)):
             if int(value) != value or value < 1:
                 raise UserError(f"--dataset.{name} must be a positive integer, not {value}.")
         self._replay = replay
-        self._batch, self._length = int(batch), int(length)
+        self._batch, self._length, self._place = int(batch), int(length), place
         self._streams = [Stream() for _ in range(self._batch)]
         self._plan: list[list[Piece]] | None = None
         self._copied: Future | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replay")
         self.provenance: list[list[Piece]] = []
+        self.placed: Any = None
 
     def __iter__(self) -> "Dataset":
         return self
@@ -69,7 +79,7 @@ class Dataset:
         """Return the next batch. Raises UserError when there is nothing to sample."""
         if self._plan is None:
             self._submit([self._fill(row, []) for row in range(self._batch)])
-        batch = self._collect()
+        batch, self.placed = self._collect()
         self.provenance, self._plan = self._plan, None
         try:
             self._submit([self._fill(row, []) for row in range(self._batch)])
@@ -115,18 +125,18 @@ class Dataset:
         self._plan = plan
         self._copied = self._thread.submit(self._copy, plan, episodes)
 
-    def _collect(self) -> dict[str, np.ndarray]:
+    def _collect(self) -> tuple[dict[str, np.ndarray], Any]:
         """Wait for the copy; episodes found damaged on the way are set aside and redrawn."""
         while True:
-            batch, damaged = self._copied.result()
+            batch, placed, damaged = self._copied.result()
             if not damaged:
-                return batch
+                return batch, placed
             for episode, reason in damaged.items():
                 self._replay.set_aside(episode, reason)
             self._submit(self._refill(self._plan))
 
-    def _copy(self, plan: list[list[Piece]], episodes: Mapping) -> tuple[dict, dict[str, str]]:
-        """Return the batch, and the episodes that could not be read with the reasons."""
+    def _copy(self, plan: list[list[Piece]], episodes: Mapping) -> tuple[dict, Any, dict[str, str]]:
+        """Return the batch, also placed, and the episodes that could not be read with reasons."""
         damaged: dict[str, str] = {}
         size = (self._batch, self._length)
         schema = self._replay.schema
@@ -142,7 +152,7 @@ class Dataset:
                     damaged[piece.episode] = str(error)
                 if piece.first:
                     batch["is_first"][row, start] = True
-        return batch, damaged
+        return batch, None if damaged else self._place(batch), damaged
 
     def settle(self) -> None:
         """Wait until no file is being read, so that episodes can be deleted."""

@@ -180,11 +180,16 @@ class Agent(tf.Module):
         """The latent state carried into the first batch: zeros, [B, ...]."""
         return self.world_model.rssm.initial(self.config.dataset.batch)
 
-    def train(self, data: Mapping[str, np.ndarray], state=None, step: int = 0):
+    def place(self, data: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+        """Copy what `train` reads of a batch to the device that computes; on any thread."""
+        with tf.device("GPU:0" if gpus() else "CPU:0"):
+            return self._tensors(data)
+
+    def train(self, data: Mapping[str, np.ndarray | tf.Tensor], state=None, step: int = 0):
         """One update of world model, actor and critic.
 
         Args:
-            data: replay batch, key -> [B, T, ...].
+            data: replay batch, key -> [B, T, ...], as it is or from `place`.
             state: the latent state that each row ended in last time; None at the start.
             step: agent steps so far, for schedules.
 

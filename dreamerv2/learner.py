@@ -20,7 +20,7 @@ class Learner:
 
     Args:
         agent: see agent.Agent; train(data, state, step) -> state, metrics.
-        dataset: see sequences.Dataset.
+        dataset: see sequences.Dataset; its place is that of the agent.
         logdir: where the batch of a failed update is saved for inspection.
     """
 
@@ -40,7 +40,7 @@ class Learner:
         self._health.check()
         origin = (self.updates, step, batch, self.dataset.provenance)
         self._health.check_batch(*origin)
-        self._carry, metrics = self.agent.train(batch, self._carry, step)
+        self._carry, metrics = self.agent.train(self.dataset.placed, self._carry, step)
         self._health.note(*origin, metrics)
         self._metrics.append(metrics)
         self.updates += 1

@@ -104,13 +104,15 @@ def test_the_share_of_the_roofline_takes_the_tighter_bound():
 
 
 def test_the_export_is_what_a_gpu_would_compute(tmp_path):
-    """Where a CPU looks rows up, a GPU multiplies."""
+    """Where a CPU looks rows of W up, a GPU multiplies; it looks up only pixels of patches."""
     small = "--rssm.deter 8 --rssm.hidden 8 --dataset.batch 2 --dataset.length 4".split()
     path = tmp_path / "update.mlir"
     ran = run("--configs", "atari", "small", *small, "--precision", "32", "--export", str(path))
     assert ran.returncode == 0, ran.stderr
     text = path.read_text()
-    assert "stablehlo.dot" in text and "gather" not in text
+    looked_up = re.findall(r'stablehlo.gather"[^\n]*: \(tensor<([\dx]+)xf32>', text)
+    assert len(looked_up) == text.count('"stablehlo.gather"') and "stablehlo.dot" in text
+    assert all(shape.count("x") == 2 for shape in looked_up), f"of W, {looked_up}"
 
 
 @pytest.mark.slow

@@ -272,6 +272,22 @@ def test_provenance_tells_where_the_last_batch_came_from(tmp_path):
         assert told == places(batch)
 
 
+def test_batches_are_placed_ahead_on_the_copying_thread(tmp_path):
+    placed = []
+
+    def place(batch):
+        placed.append(threading.current_thread())
+        return {"sum": batch["image"].sum()}
+
+    dataset = fill(tmp_path).dataset(2, 5, place=place)
+    for count in (1, 2, 3):
+        batch = next(dataset)
+        assert dataset.placed == {"sum": batch["image"].sum()}
+        dataset.settle()
+        assert len(placed) == count + 1, "the next batch is placed before it is asked for"
+    assert threading.current_thread() not in placed
+
+
 def test_closing_ends_the_thread(tmp_path):
     dataset = fill(tmp_path).dataset(2, 5)
     next(dataset)

@@ -123,7 +123,11 @@ class CountingAgent:
         action[:, 2] = 1
         return {"action": action}, place.copy()
 
+    def place(self, data):
+        return dict(data, placed=True)
+
     def train(self, data, state, step):
+        assert data["placed"], "a batch was not copied ahead"
         place, first = data["place"], data["is_first"]
         before = np.full((len(place), 3), np.nan) if state is None else state["place"]
         for t in range(place.shape[1]):

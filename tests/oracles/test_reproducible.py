@@ -70,7 +70,8 @@ class Batches:
 
     def __next__(self):
         self.at += 1
-        return self.data[self.at - 1]
+        self.placed = self.data[self.at - 1]
+        return self.placed
 
     def state(self):
         return {"at": self.at}

@@ -72,6 +72,9 @@ class LightAgent:
         action[:, 1] = 1
         return {"action": action}, None
 
+    def place(self, data):
+        return data
+
     def train(self, data, state, step):
         if "place" in data:
             self._check(data, state)
