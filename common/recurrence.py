@@ -45,14 +45,15 @@ def recur(step: Callable, layers: Mapping[str, Linear], inputs: Nest, start: Nes
 
     @tf.custom_gradient
     def run(kernels, offsets, start):
-        wide = {name: _aligned(kernel, 0) for name, kernel in kernels.items()}
+        padded = {name: _aligned(kernel, 0) for name, kernel in kernels.items()}
 
         def forward(state, now):
             inputs, offset = now
             ys = {}
 
             def apply(name, x):
-                ys[name] = _product(x, wide[name]) + offset[name]
+                assert name not in ys, f"the layer {name} is used twice in one step"
+                ys[name] = _product(x, padded[name]) + offset[name]
                 return ys[name]
 
             return step(state, inputs, apply), ys
@@ -77,14 +78,14 @@ def recur(step: Callable, layers: Mapping[str, Linear], inputs: Nest, start: Nes
 
 def _back(step: Callable, kernels: Mapping, known: tuple, variables) -> tuple[Nest, dict, list]:
     """Gradients of the state at the start, of every y, [T, B, units], and of the variables."""
-    wide = {name: _aligned(kernel, 1) for name, kernel in kernels.items()}
+    padded = {name: _aligned(kernel, 1) for name, kernel in kernels.items()}
     variables = list(variables)
 
     def backward(later, now):
         before, inputs, ys, upstream = now
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch((before, ys, variables))
-            state = step(before, inputs, lambda name, x: _given(x, wide[name], ys[name]))
+            state = step(before, inputs, lambda name, x: _given(x, padded[name], ys[name]))
         total = tf.nest.map_structure(tf.add, upstream, later)
         sources = (before, (ys, variables))
         state, total = tf.nest.flatten(state), tf.nest.flatten(total)

@@ -108,19 +108,17 @@ class RSSM(tf.Module):
 
         Returns: posterior and prior states, entries [B, T, ...].
         """
-        # Whatever needs no state is outside of the loop: one large product, not one a step.
-        action = _begun(tf.cast(action, self.dtype), is_first)
+        # Numbers: without AVX-512 oneDNN complains of every bool it is to transpose.
+        inputs = swap_time({"noise": noise["post"], "first": tf.where(is_first, 1.0, 0.0)})
+        action, embed = swap_time((tf.cast(action, self.dtype), embed))
+        # What needs no state is outside of the loop: one large product, not one a step.
         shares = {
-            "inp": self.inp.part(action, self.stoch_size, self.inp.kernel.shape[0]),
+            "inp": self.inp.part(
+                _begun(action, inputs["first"]), self.stoch_size, self.inp.kernel.shape[0]
+            ),
             "post": self.post.part(embed, self.config.deter, self.post.kernel.shape[0]),
         }
-        inputs = {
-            "noise": noise["post"],
-            # A number: without AVX-512 oneDNN complains of every bool it is to transpose.
-            "first": tf.where(is_first, 1.0, 0.0),
-        }
-        layers = self._recurrent_layers(swap_time(shares), *is_first.shape)
-        post = recur(self._filter, layers, swap_time(inputs), start)
+        post = recur(self._filter, self._recurrent_layers(shares), inputs, start)
         # Neither does the recurrence depend on the prior.
         stats = self._prior_stats(post["deter"], noise["ensemble"])
         prior = {**stats, "deter": post["deter"]}
@@ -194,12 +192,12 @@ class RSSM(tf.Module):
         x = self.post_act(apply("post", deter))
         return self._sample(deter, self._stats(apply("out", x)), now["noise"])
 
-    def _recurrent_layers(self, shares: State, batch: int, length: int) -> dict[str, Linear]:
+    def _recurrent_layers(self, shares: State) -> dict[str, Linear]:
         """The linear layers of a posterior step; shares [T, B, units] of what needs no state."""
 
         def constant(dense: Dense) -> tf.Tensor:
             bias = weight(dense.bias, self.dtype)
-            return tf.broadcast_to(bias, (length, batch, bias.shape[0]))
+            return tf.broadcast_to(bias, (*shares["inp"].shape[:2], bias.shape[0]))
 
         return {
             "inp": Linear(self.inp.rows(0, self.stoch_size), shares["inp"]),
@@ -236,5 +234,6 @@ class RSSM(tf.Module):
 
 def _begun(nest: Nest, first: tf.Tensor) -> Nest:
     """Zeros where a new sequence begins, [N...]; a product with 0 would leave NaN what it is."""
-    first = tf.cast(first, tf.bool)[..., None]
+    # Compared, not cast: TensorFlow moves a cast to bool before the transposition.
+    first = (first if first.dtype == tf.bool else first > 0)[..., None]
     return tf.nest.map_structure(lambda x: tf.where(first, tf.zeros([], x.dtype), x), nest)

@@ -288,6 +288,12 @@ def test_batches_are_placed_ahead_on_the_copying_thread(tmp_path):
     assert threading.current_thread() not in placed
 
 
+def test_a_batch_that_cannot_be_placed_is_an_error_of_the_caller(tmp_path):
+    dataset = fill(tmp_path).dataset(2, 5, place=lambda batch: batch["no such key"])
+    with pytest.raises(KeyError, match="no such key"):
+        next(dataset)
+
+
 def test_closing_ends_the_thread(tmp_path):
     dataset = fill(tmp_path).dataset(2, 5)
     next(dataset)

@@ -13,7 +13,7 @@ STEPS, BATCH, SIZE, HIDDEN = 5, 3, 4, 6
 
 
 class Problem:
-    """Two layers, a variable of the step's own, a reset, and a state with an entry of no use."""
+    """Two layers, variables of the step's own, resets, and a state with an entry of no use."""
 
     def __init__(self, dtype="float64"):
         draw = lambda *shape: tf.constant(rng.normal(size=shape), dtype)  # noqa: E731
@@ -22,7 +22,7 @@ class Problem:
             "one": Linear(draw(SIZE, HIDDEN), draw(STEPS, BATCH, HIDDEN)),
             "two": Linear(draw(HIDDEN, SIZE), draw(STEPS, BATCH, SIZE)),
         }
-        self.gain = tf.Variable(draw(SIZE))
+        self.gain, self.shift = tf.Variable(draw(SIZE)), tf.Variable(draw(SIZE))
         self.inputs = {"push": draw(STEPS, BATCH, SIZE), "keep": tf.cast(draw(5, 3) > -1, dtype)}
         self.start = {"a": draw(BATCH, SIZE), "b": draw(BATCH, SIZE), "unused": draw(BATCH, 2)}
         self.pull = {"a": draw(STEPS, BATCH, SIZE), "b": draw(STEPS, BATCH, SIZE)}
@@ -30,7 +30,7 @@ class Problem:
     def step(self, state, now, apply):
         kept = now["keep"][:, None] * state["a"]
         hidden = tf.tanh(apply("one", kept))
-        a = self.gain * tf.sigmoid(apply("two", hidden)) + now["push"] * state["b"]
+        a = self.gain * tf.sigmoid(apply("two", hidden)) + now["push"] * state["b"] + self.shift
         return {"a": a, "b": tf.sin(a) + 0.5 * state["b"], "unused": state["unused"]}
 
     def recurrent(self):
@@ -49,7 +49,7 @@ class Problem:
 
     def solve(self, how):
         """States and gradients of a sum that weighs all of them."""
-        sources = {"layers": self.layers, "start": self.start, "gain": self.gain}
+        sources = {"layers": self.layers, "start": self.start, "variables": [self.gain, self.shift]}
         with tf.GradientTape() as tape:
             tape.watch(tf.nest.flatten((self.layers, self.start)))
             states = how()
@@ -69,9 +69,16 @@ def test_states_and_gradients_are_those_of_the_loop(compiled, device, dtype, mon
     expected, expected_grads = problem.solve(problem.plain)
     for key, value in expected.items():
         assert_close(states[key], value, f"state {key}")
-    assert np.any(expected_grads["gain"]) and np.any(expected_grads["start"]["b"])
+    assert np.any(expected_grads["variables"][1]) and np.any(expected_grads["start"]["b"])
     for one, other in zip(tf.nest.flatten(grads), tf.nest.flatten(expected_grads), strict=True):
         assert_close(one, other, f"a gradient of shape {other.shape}")
+
+
+def test_a_layer_is_used_once():
+    layer = {"one": Linear(tf.ones((2, 2)), tf.zeros((3, 1, 2)))}
+    step = lambda state, now, apply: apply("one", apply("one", state))  # noqa: E731
+    with pytest.raises(AssertionError, match="one is used twice"):
+        recur(step, layer, tf.zeros((3, 1)), tf.zeros((1, 2)))
 
 
 @pytest.mark.parametrize("axis", [0, 1])

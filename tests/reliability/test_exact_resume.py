@@ -41,7 +41,7 @@ def make_learner(config, folder) -> Learner:
     if not replay.ready:
         fill(replay)
     agent = Agent(config, SHAPES, 3, True)
-    return Learner(agent, replay.dataset(**config.dataset), folder)
+    return Learner(agent, replay.dataset(**config.dataset, place=agent.place), folder)
 
 
 def fill(replay: Replay) -> None:
