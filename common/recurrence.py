@@ -1,11 +1,81 @@
-"""A recurrence over time with as little as possible inside of its loops."""
+"""Loops over time, and a recurrence of linear layers with as little as possible inside of them."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from dreamerv2.common.tfutils import Nest, gpus, scan
+from dreamerv2.common.tfutils import Nest, gpus
+
+
+def scan(
+    step: Callable[[Nest, Nest], Nest],
+    inputs: Nest,
+    start: Nest,
+    also: Nest = None,
+    reverse: bool = False,
+) -> Nest:
+    """Run ``state = step(state, inputs[t])`` over the leading axis and stack the states.
+
+    Args:
+        step: maps (state, inputs at t) to a state of the same structure, shapes and types.
+        inputs: nest of [T, ...] with static T.
+        start: the state before the first step.
+        also: if the step returns (state, more): what `more` looks like.
+        reverse: from the last t to the first; what is stacked has the order of the inputs.
+
+    Returns: nest like the state, each [T, ...], or (states, more).
+    """
+    inputs_flat = tf.nest.flatten(inputs)
+    length = inputs_flat[0].shape[0]
+    one = step if also is not None else lambda state, now: (step(state, now), ())
+    at = lambda t: tf.nest.pack_sequence_as(inputs, [x[t] for x in inputs_flat])  # noqa: E731
+    if tf.executing_eagerly():  # a plain loop, so that a debugger can step through it
+        results, state = [], start
+        for t in reversed(range(length)) if reverse else range(length):
+            state, more = one(state, at(t))
+            results.append((state, more))
+        results = results[::-1] if reverse else results
+        states, more = tf.nest.map_structure(lambda *xs: tf.stack(xs), *results)
+    else:
+        states, more = _graph_scan(one, inputs, start, () if also is None else also, reverse)
+    return states if also is None else (states, more)
+
+
+def _graph_scan(step, inputs, start, also, reverse):
+    # One tf.while_loop: it traces in a second where an unrolled loop takes eight, and TensorArrays
+    # of static size compile under XLA.
+    inputs_flat = tf.nest.flatten(inputs)
+    length = inputs_flat[0].shape[0]
+    arrays = [tf.TensorArray(x.dtype, length, element_shape=x.shape[1:]) for x in inputs_flat]
+    arrays = [array.unstack(x) for array, x in zip(arrays, inputs_flat, strict=True)]
+    results = [
+        tf.TensorArray(x.dtype, length, element_shape=x.shape)
+        for x in tf.nest.flatten((start, also))
+    ]
+
+    def body(count, state, results):
+        t = length - 1 - count if reverse else count
+        now = tf.nest.pack_sequence_as(inputs, [array.read(t) for array in arrays])
+        state, more = step(state, now)
+        flat = tf.nest.flatten((state, more))
+        results = [array.write(t, x) for array, x in zip(results, flat, strict=True)]
+        return count + 1, state, results
+
+    loop = tf.while_loop(
+        lambda *_: True,  # maximum_iterations alone: of two conditions XLA counts no iterations
+        body,
+        (tf.constant(0), start, results),
+        parallel_iterations=1,
+        maximum_iterations=length,
+    )
+    return tf.nest.pack_sequence_as((start, also), [array.stack() for array in loop[2]])
+
+
+def swap_time(nest: Nest) -> Nest:
+    """[B, T, ...] <-> [T, B, ...] for every tensor of a nest."""
+    swap = lambda x: tf.transpose(x, (1, 0, *range(2, x.shape.rank)))  # noqa: E731
+    return tf.nest.map_structure(swap, nest)
 
 
 class Linear(NamedTuple):

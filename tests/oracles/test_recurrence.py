@@ -6,8 +6,7 @@ import tensorflow as tf
 from small_models import assert_close
 
 from dreamerv2.common import recurrence
-from dreamerv2.common.recurrence import Linear, recur
-from dreamerv2.common.tfutils import scan
+from dreamerv2.common.recurrence import Linear, recur, scan
 
 STEPS, BATCH, SIZE, HIDDEN = 5, 3, 4, 6
 
