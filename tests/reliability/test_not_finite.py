@@ -164,7 +164,8 @@ class Repeat:
     """A dataset of one batch for ever."""
 
     def __init__(self, batch, dataset):
-        self.batch, self.provenance = batch, dataset.provenance
+        self.batch = self.placed = batch
+        self.provenance = dataset.provenance
 
     def __next__(self):
         return self.batch
