@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from dreamerv2.common.layers import NormAct
 from dreamerv2.common.tfutils import Init, gpus, weight
 
 
@@ -122,13 +123,17 @@ def _transpose(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 class ConvTranspose(tf.Module):
-    """A stride-2 VALID transposed convolution: [B, H, W, inputs] -> [B, 2(H-1)+k, .., depth]."""
+    """A stride-2 VALID transposed convolution, an optional LayerNorm, then an activation.
 
-    def __init__(self, init: Init, inputs: int, depth: int, size: int):
+    [B, H, W, inputs] -> [B, 2(H-1)+k, .., depth].
+    """
+
+    def __init__(self, init: Init, inputs: int, depth: int, size: int, norm="none", act="none"):
         super().__init__()
         self.dtype = init.dtype
         self.kernel = init.glorot((size, size, depth, inputs))
         self.bias = init.fill((depth,), 0, "bias")
+        self.after = NormAct(init, depth, norm, act)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         kernel = weight(self.kernel, self.dtype)
@@ -144,7 +149,7 @@ class ConvTranspose(tf.Module):
         else:
             few = few_windows(batch, (height, width))
             y = (_transpose_of_few_windows if few else _transpose)(x, kernel)
-        return tf.nn.bias_add(y, weight(self.bias, self.dtype))
+        return self.after.of_sum(y, weight(self.bias, self.dtype))
 
 
 @tf.custom_gradient

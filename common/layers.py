@@ -6,11 +6,12 @@ multiplies in `init.dtype`; see tfutils.wide for what stays in float32.
 
 import tensorflow as tf
 
+from dreamerv2.common.passes import add_bias, elu, elu_of_sum
 from dreamerv2.common.tfutils import Init, gpus, weight, wide
 
 ACTIVATIONS = {
     "none": tf.identity,
-    "elu": tf.nn.elu,
+    "elu": elu,
     "relu": tf.nn.relu,
     "selu": tf.nn.selu,
     "silu": tf.nn.silu,
@@ -89,13 +90,13 @@ class Dense(tf.Module):
         if hot is None:
             return self.part(x, 0, self.kernel.shape[0])
         y = _one_hot_product(tf.cast(x, self.dtype), weight(self.kernel, self.dtype), hot)
-        return tf.nn.bias_add(y, weight(self.bias, self.dtype))
+        return add_bias(y, weight(self.bias, self.dtype))
 
     def part(self, x: tf.Tensor, start: int, stop: int) -> tf.Tensor:
         """Return x times the rows start..stop of W, plus b: the share of some of the inputs."""
         # On two axes, and as bias_add: TensorFlow then fuses product, bias and activation.
         flat = tf.reshape(tf.cast(x, self.dtype), (-1, x.shape[-1]))
-        y = tf.nn.bias_add(flat @ self.rows(start, stop), weight(self.bias, self.dtype))
+        y = add_bias(flat @ self.rows(start, stop), weight(self.bias, self.dtype))
         return y if x.shape.rank == 2 else tf.reshape(y, (*x.shape[:-1], y.shape[-1]))
 
     def rows(self, start: int, stop: int) -> tf.Tensor:
@@ -128,6 +129,12 @@ class NormAct(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return self.act(self.norm(x))
+
+    def of_sum(self, x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """The same of x + bias, in fewer passes if it is an ELU alone."""
+        if self.norm is tf.identity and self.act is elu:
+            return elu_of_sum(x, bias)
+        return self(add_bias(x, bias))
 
 
 class GRUCell(tf.Module):

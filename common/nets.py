@@ -183,9 +183,8 @@ class Decoder(tf.Module):
         for i, kernel in enumerate(config.cnn_kernels):
             part, before, last = init / f"conv{i}", depth, i == count - 1
             depth = sum(channels) if last else config.cnn_depth * 2 ** (count - i - 2)
-            self.convs.append(ConvTranspose(part, before, depth, kernel))
-            if not last:
-                self.convs.append(NormAct(part, depth, config.norm, config.act))
+            then = () if last else (config.norm, config.act)
+            self.convs.append(ConvTranspose(part, before, depth, kernel, *then))
             size = 2 * (size - 1) + kernel
         self.splits = channels
         for key in self.images:
