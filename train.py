@@ -27,7 +27,7 @@ from dreamerv2.common.driver import Driver, RandomPolicy
 from dreamerv2.common.envs import spacefile
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.errors import NothingToSample, UserError
-from dreamerv2.common.hush import hushed
+from dreamerv2.common.importing import importing_tensorflow
 from dreamerv2.common.lock import RunLock
 from dreamerv2.common.logger import (
     EpisodeLog,
@@ -294,7 +294,7 @@ def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
 
 def make_agent(*args: Any) -> Any:
     """Make the real agent, see agent.Agent, and say what it computes on."""
-    with hushed():  # TensorFlow takes seconds to import; --help need not wait for it
+    with importing_tensorflow():  # it takes seconds; --help need not wait for it
         from dreamerv2.agent import Agent
         from dreamerv2.common.tfutils import set_up_devices
 
@@ -318,7 +318,7 @@ def run(
     Returns: as `train`.
     """
     if config.mode == "dream":
-        with hushed():
+        with importing_tensorflow():
             from dreamerv2.dream import dream
         dream(config, make_agent)
         return None

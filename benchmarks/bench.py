@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.roofline import Roofline
 from benchmarks.synthetic import Task
-from dreamerv2.common.hush import hushed
+from dreamerv2.common.importing import importing_tensorflow
 
 
 class Bench:
@@ -30,7 +30,7 @@ class Bench:
     @functools.cache  # noqa: B019 - there is one Bench
     def start_tensorflow(self) -> None:
         """Import TensorFlow without its remarks, which would tear the table apart."""
-        with hushed():
+        with importing_tensorflow():
             from dreamerv2.common.tfutils import set_up_devices
 
             self.device = set_up_devices()

@@ -1,0 +1,27 @@
+"""Importing TensorFlow: without its remarks, and without Keras 3, which nothing here uses."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from dreamerv2.common.hush import hushed
+
+KERAS = "keras.src"  # where all of it is
+
+
+@contextlib.contextmanager
+def importing_tensorflow() -> Iterator[None]:
+    """Within the block, importing TensorFlow is quiet and leaves Keras out.
+
+    TensorFlow's last act is to import Keras, and with it matplotlib: a quarter of the time. It
+    goes on if that fails. After the block Keras and `tf.keras` can be imported as ever.
+    """
+    absent = KERAS not in sys.modules
+    if absent:
+        sys.modules[KERAS] = None  # Python finds no such module then
+    try:
+        with hushed():
+            yield
+    finally:
+        if absent:
+            del sys.modules[KERAS]

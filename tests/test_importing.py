@@ -1,0 +1,48 @@
+"""What comes into the process with TensorFlow."""
+
+import json
+import os
+import subprocess
+import sys
+
+from sources import ROOT
+
+AGENT = """
+import json, sys
+from dreamerv2.common.importing import importing_tensorflow
+with importing_tensorflow():
+    import dreamerv2.agent
+print(json.dumps([name for name in ("keras", "keras.src", "matplotlib") if name in sys.modules]))
+"""
+AFTERWARDS = """
+from tensorflow.keras.layers import Dense
+import keras
+import tensorflow as tf
+print(Dense.__module__, keras.layers.Dense is tf.keras.layers.Dense is Dense)
+print(tf.optimizers.Adam is keras.optimizers.Adam)
+"""
+
+
+def run(program):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    return ran
+
+
+def test_the_agent_leaves_keras_out_and_users_can_import_it_afterwards():
+    ran = run(AGENT + AFTERWARDS)
+    loaded, layers, optimizers = ran.stdout.splitlines()
+    assert json.loads(loaded) == [], "these take seconds to import, and nothing needs them"
+    assert layers == "keras.src.layers.core.dense True", "tensorflow.keras is Keras 3"
+    assert optimizers == "True"
+    assert "oneDNN" not in ran.stderr, "TensorFlow's remarks are held back"
+
+
+def test_keras_that_a_user_has_imported_already_stays():
+    before = "import keras; layer = keras.layers.Dense(1)\n"
+    after = "import keras; print(type(layer) is keras.layers.Dense)"
+    loaded, same = run(before + AGENT + after).stdout.splitlines()
+    assert "keras.src" in json.loads(loaded)
+    assert same == "True"
