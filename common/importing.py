@@ -13,7 +13,7 @@ KERAS = "keras.src"  # where all of it is
 def importing_tensorflow() -> Iterator[None]:
     """Within the block, importing TensorFlow is quiet and leaves Keras out.
 
-    TensorFlow's last act is to import Keras, and with it matplotlib: a quarter of the time. It
+    TensorFlow's last act is to import Keras, and with it matplotlib: a second of seven. It
     goes on if that fails. After the block Keras and `tf.keras` can be imported as ever.
     """
     absent = KERAS not in sys.modules

@@ -1,6 +1,6 @@
 """Gradient steps: loss scaling, global-norm clipping, decoupled decay, then the optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -77,18 +77,20 @@ class Optimizer(tf.Module):
         Returns: {label}_loss, {label}_grad_norm, with scaling {label}_loss_scale, and
             {label}_finite, 1.0 if the update took place.
         """
-        scale = self.scaling.scale if self.scaling else tf.ones([], loss.dtype)
         grads = tape.gradient(loss, self.targets, unconnected_gradients="zero")
-        grads = [tf.convert_to_tensor(grad) / scale for grad in grads]
+        grads = [tf.convert_to_tensor(grad) for grad in grads]
+        if self.scaling:
+            scale = tf.convert_to_tensor(self.scaling.scale)
+            loss, grads = loss / scale, [grad / scale for grad in grads]
         norm = tf.linalg.global_norm(grads)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         metrics = {
-            f"{self.label}_loss": loss / scale,
+            f"{self.label}_loss": loss,
             f"{self.label}_grad_norm": norm,
             f"{self.label}_finite": tf.cast(finite, tf.float32),
         }
         if self.scaling:
-            metrics[f"{self.label}_loss_scale"] = tf.convert_to_tensor(scale)
+            metrics[f"{self.label}_loss_scale"] = scale
             self.scaling.update(finite)
         tf.cond(finite, lambda: self._apply(grads, norm), lambda: tf.constant(False))
         return metrics
@@ -103,47 +105,59 @@ class Optimizer(tf.Module):
             factor = clip / tf.maximum(norm, clip)
             grads = [grad * factor for grad in grads]
         self.step.assign_add(1)
-        rule = getattr(self, f"_{self.config.opt}")
+        rule, kept = getattr(self, f"_{self.config.opt}")(), self._number(1 - decay)
         for variable, grad, slots in zip(self.targets, grads, self.slots, strict=True):
             if decay:
-                variable.assign(variable * (1 - decay))
+                variable.assign(variable * kept)
             rule(variable, grad, *slots)
         return tf.constant(True)
 
-    def _powers(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-        step = tf.cast(self.step, dtype)
-        return tf.constant(BETA1, dtype) ** step, tf.constant(BETA2, dtype) ** step
+    # --- rules: each returns what changes one variable, given its gradient and its slots ---
 
-    def _adam(self, variable, grad, m, v, nesterov=False):
-        power1, power2 = self._powers(variable.dtype)
-        # The fused kernel: one pass over the memory instead of ten.
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=m.handle,
-            v=v.handle,
-            beta1_power=power1,
-            beta2_power=power2,
-            lr=tf.constant(self.config.lr, variable.dtype),
-            beta1=tf.constant(BETA1, variable.dtype),
-            beta2=tf.constant(BETA2, variable.dtype),
-            epsilon=tf.constant(self.config.eps, variable.dtype),
-            grad=grad,
-            use_nesterov=nesterov,
-        )
+    def _number(self, value: float) -> tf.Tensor:
+        return tf.constant(value, self.targets[0].dtype)
 
-    def _nadam(self, variable, grad, m, v):
+    def _power(self, beta: float) -> tf.Tensor:
+        return self._number(beta) ** tf.cast(self.step, self.targets[0].dtype)
+
+    def _adam(self, nesterov: bool = False) -> Callable:
+        # All that variables share is made once: it would be a third of the optimizer's graph.
+        shared = {
+            "beta1_power": self._power(BETA1),
+            "beta2_power": self._power(BETA2),
+            "lr": self._number(self.config.lr),
+            "beta1": self._number(BETA1),
+            "beta2": self._number(BETA2),
+            "epsilon": self._number(self.config.eps),
+        }
+
+        def rule(variable, grad, m, v):
+            # The fused kernel: one pass over the memory instead of ten.
+            handles = {"var": variable.handle, "m": m.handle, "v": v.handle}
+            tf.raw_ops.ResourceApplyAdam(**handles, **shared, grad=grad, use_nesterov=nesterov)
+
+        return rule
+
+    def _nadam(self) -> Callable:
         # TensorFlow's own Nesterov step for Adam, without Keras' schedule of the momentum.
-        self._adam(variable, grad, m, v, nesterov=True)
+        return self._adam(nesterov=True)
 
-    def _adamax(self, variable, grad, m, v):
-        power1, _ = self._powers(variable.dtype)
-        m.assign(BETA1 * m + (1 - BETA1) * grad)
-        v.assign(tf.maximum(BETA2 * v, tf.abs(grad)))
-        variable.assign_sub(self.config.lr / (1 - power1) * m / (v + self.config.eps))
+    def _adamax(self) -> Callable:
+        rate = self.config.lr / (1 - self._power(BETA1))
 
-    def _sgd(self, variable, grad):
-        variable.assign_sub(self.config.lr * grad)
+        def rule(variable, grad, m, v):
+            m.assign(BETA1 * m + (1 - BETA1) * grad)
+            v.assign(tf.maximum(BETA2 * v, tf.abs(grad)))
+            variable.assign_sub(rate * m / (v + self.config.eps))
 
-    def _momentum(self, variable, grad, velocity):
-        velocity.assign(BETA1 * velocity + grad)
-        variable.assign_sub(self.config.lr * velocity)
+        return rule
+
+    def _sgd(self) -> Callable:
+        return lambda variable, grad: variable.assign_sub(self.config.lr * grad)
+
+    def _momentum(self) -> Callable:
+        def rule(variable, grad, velocity):
+            velocity.assign(BETA1 * velocity + grad)
+            variable.assign_sub(self.config.lr * velocity)
+
+        return rule
