@@ -2,6 +2,7 @@
 
 import gymnasium
 import numpy as np
+import pytest
 
 import train
 from dreamerv2.common import envs, paths
@@ -67,6 +68,7 @@ class Grid(gymnasium.Env):
         return self.place.copy()
 
 
+@pytest.mark.slow  # most of a minute
 def test_plan2explore_visits_more_states_than_random_actions(tmp_path):
     config = Config(paths.load_configs()["defaults"]).update({**KNOBS, "logdir": str(tmp_path)})
     cells = {"train": set(), "eval": set()}

@@ -162,6 +162,8 @@ def test_plots_of_another_outdir_are_read_only_by_name(logdir, capsys, kind):
     assert f"1 folders of plots skipped (--indir reads them by name), the first in {first}" in (
         capsys.readouterr().out
     )
+    if kind == "pdf":  # the rest has nothing to do with the format
+        return
     shutil.copytree(first, logdir / "atari_pong", dirs_exist_ok=True)
     assert draw("--indir", logdir, "--outdir", other) == written, "runs below plots are runs"
     assert draw("--indir", first, "--outdir", other) == written
