@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dreamerv2.common.layers import NormAct
+from dreamerv2.common.passes import add_bias
 from dreamerv2.common.tfutils import Init, gpus, weight
 
 
@@ -30,7 +31,7 @@ class Conv(tf.Module):
             y = _conv_of_few_windows(x, kernel)
         else:
             y = _conv_by_product(x, kernel)
-        return tf.nn.bias_add(y, bias)
+        return add_bias(y, bias)
 
 
 def few_windows(count: int, outputs: Sequence[int]) -> bool:
@@ -128,7 +129,9 @@ class ConvTranspose(tf.Module):
     [B, H, W, inputs] -> [B, 2(H-1)+k, .., depth].
     """
 
-    def __init__(self, init: Init, inputs: int, depth: int, size: int, norm="none", act="none"):
+    def __init__(
+        self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
+    ):
         super().__init__()
         self.dtype = init.dtype
         self.kernel = init.glorot((size, size, depth, inputs))

@@ -45,7 +45,7 @@ class Optimizer(tf.Module):
     Args:
         path: prefix of the names of its own variables.
         label: prefix of its metrics.
-        variables: what it trains, fixed from the start.
+        variables: what it trains, of one type and fixed from the start.
         config: opt, lr, eps, clip (0: none), wd (0: none).
         scaled: whether to scale the loss, for float16.
     """
@@ -121,7 +121,7 @@ class Optimizer(tf.Module):
         return self._number(beta) ** tf.cast(self.step, self.targets[0].dtype)
 
     def _adam(self, nesterov: bool = False) -> Callable:
-        # All that variables share is made once: it would be a third of the optimizer's graph.
+        # All that variables share is made once: for each it would be an eighth of a whole update.
         shared = {
             "beta1_power": self._power(BETA1),
             "beta2_power": self._power(BETA2),

@@ -1,7 +1,9 @@
-"""ELU, the bias before it, and their gradients, with few passes over memory in bfloat16 on a CPU.
+"""ELU, the bias before it, and their gradients in bfloat16 on a CPU: exact sums, few passes.
 
-TensorFlow takes a pass for each, and adds up biases' gradients in bfloat16. XLA joins them and
-computes in float32; docs/performance.md has what it is worth. In float32 there is nothing to gain.
+TensorFlow takes a pass over memory for each that oneDNN does not fuse. Where tensors are large, XLA
+joins them and computes in float32; docs/performance.md has what it is worth. In float32 there is
+nothing to gain. And TensorFlow adds up the gradient of a bias in bfloat16, where 4,096 ones are
+256; here it is added up in float32.
 """
 
 import math
@@ -18,18 +20,22 @@ def elu(x: tf.Tensor) -> tf.Tensor:
 
 def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """[N, D], [D] -> [N, D]."""
-    return _add_bias(x, bias) if _worth(x) else tf.nn.bias_add(x, bias)
+    return _add_bias(x, bias) if _concerns(x) else tf.nn.bias_add(x, bias)
 
 
 def elu_of_sum(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """ELU of x + bias, for an x that comes from an operation into which oneDNN cannot fuse both."""
-    return _elu_of_sum(x, bias) if _worth(x) else tf.nn.elu(tf.nn.bias_add(x, bias))
+    return _elu_of_sum(x, bias) if _worth(x) else tf.nn.elu(add_bias(x, bias))
+
+
+def _concerns(x: tf.Tensor) -> bool:
+    return x.dtype == tf.bfloat16 and not gpus()
 
 
 def _worth(x: tf.Tensor) -> bool:
-    # A small tensor is computed before a function of XLA is called.
+    # A smaller tensor is finished in the time that the call of an XLA function takes.
     large = x.shape.is_fully_defined() and x.shape.num_elements() >= 2**20
-    return large and x.dtype == tf.bfloat16 and not gpus() and not tf.executing_eagerly()
+    return _concerns(x) and large and not tf.executing_eagerly()
 
 
 @tf.custom_gradient
@@ -69,7 +75,9 @@ def _elu_gradient(upstream: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 
 def _bias_gradient(upstream: tf.Tensor) -> tf.Tensor:
-    """Sum over all axes but the last."""
+    """Sum over all axes but the last, rounded once."""
+    if not _worth(upstream):
+        return tf.reduce_sum(upstream, tuple(range(upstream.shape.rank - 1)))
     return tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=_add_eighths(upstream)), upstream.dtype)
 
 

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 from sources import ROOT
+
+from dreamerv2.common.importing import importing_tensorflow
 
 AGENT = """
 import json, sys
@@ -18,13 +21,16 @@ AFTERWARDS = """
 from tensorflow.keras.layers import Dense
 import keras
 import tensorflow as tf
+import tensorflow.compat.v2 as tf2
 print(Dense.__module__, keras.layers.Dense is tf.keras.layers.Dense is Dense)
-print(tf.optimizers.Adam is keras.optimizers.Adam)
+print(tf.optimizers.Adam is keras.optimizers.Adam, tf2.keras.layers.Dense is Dense)
 """
+CHOICES = ("TF_CPP_MIN_LOG_LEVEL", "TF_USE_LEGACY_KERAS")  # which the tests may have made
 
 
 def run(program):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {k: v for k, v in os.environ.items() if k not in CHOICES}
+    environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
@@ -34,10 +40,18 @@ def run(program):
 def test_the_agent_leaves_keras_out_and_users_can_import_it_afterwards():
     ran = run(AGENT + AFTERWARDS)
     loaded, layers, optimizers = ran.stdout.splitlines()
-    assert json.loads(loaded) == [], "these take seconds to import, and nothing needs them"
+    assert json.loads(loaded) == [], "these take a second to import, and nothing needs them"
     assert layers == "keras.src.layers.core.dense True", "tensorflow.keras is Keras 3"
-    assert optimizers == "True"
+    assert optimizers == "True True"
     assert "oneDNN" not in ran.stderr, "TensorFlow's remarks are held back"
+
+
+def test_after_a_failure_keras_can_be_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras.src", raising=False)
+    with pytest.raises(ZeroDivisionError), importing_tensorflow():
+        assert sys.modules["keras.src"] is None
+        raise ZeroDivisionError
+    assert "keras.src" not in sys.modules
 
 
 def test_keras_that_a_user_has_imported_already_stays():
