@@ -62,6 +62,31 @@ def test_hidden_gpus_do_not_count(monkeypatch):
     assert tfutils.gpus() == []
 
 
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [
+        ("AuthenticAMD", "fma avx2", False),
+        ("AuthenticAMD", "avx2 avx512f avx512_bf16", True),
+        ("GenuineIntel", "avx2 avx512f avx512_bf16", False),
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", True),
+    ],
+)
+def test_bfloat16_is_for_processors_that_are_faster_with_it(vendor, flags, fast, tmp_path):
+    (tmp_path / "cpuinfo").write_text(
+        f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n"
+    )
+    assert tfutils.cpu_has_bfloat16(tmp_path / "cpuinfo") == fast
+
+
+def test_without_cpuinfo_precision_is_float32(monkeypatch, tmp_path):
+    monkeypatch.setattr(tfutils, "gpus", list)
+    assert not tfutils.cpu_has_bfloat16(tmp_path / "absent")
+    monkeypatch.setattr(tfutils, "cpu_has_bfloat16", lambda: False)
+    assert tfutils.compute_dtype("auto") == tf.float32
+    monkeypatch.setattr(tfutils, "cpu_has_bfloat16", lambda: True)
+    assert tfutils.compute_dtype("auto") == tf.bfloat16
+
+
 @pytest.mark.parametrize(("level", "shown"), [("0", True), ("1", False)])
 def test_log_level_zero_holds_nothing_back(level, shown):
     script = "import os\nfrom dreamerv2.common.hush import hushed\nwith hushed(): os.write(2, b'x')"
