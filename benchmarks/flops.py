@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-from dreamerv2.common.convolutions import Conv, ConvTranspose
+from dreamerv2.common.convolutions import Conv
 from dreamerv2.common.layers import Dense
 
 
@@ -104,7 +104,7 @@ def first_layer(encoder, shapes) -> float:
 def reconstruction(decoder) -> float:
     """Operations of the decoder for one row of features."""
     total, size = dense(decoder), 1
-    for layer in (x for x in getattr(decoder, "convs", []) if isinstance(x, ConvTranspose)):
+    for layer in getattr(decoder, "convs", []):
         total += 2 * size**2 * layer.kernel.shape.num_elements()
         size = 2 * (size - 1) + layer.kernel.shape[0]
     return total
@@ -115,7 +115,7 @@ def _convolutions(encoder, shapes) -> list[float]:
         return []
     height, width, _ = shapes[encoder.images[0]]
     result = []
-    for layer in (x for x in encoder.convs if isinstance(x, Conv)):
+    for layer in encoder.convs:
         kernel = layer.kernel.shape
         height, width = ((size - kernel[0]) // 2 + 1 for size in (height, width))
         result.append(2 * height * width * kernel.num_elements())

@@ -14,13 +14,19 @@ from dreamerv2.common.tfutils import Init, gpus, weight
 
 
 class Conv(tf.Module):
-    """A stride-2 VALID convolution: [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth]."""
+    """A stride-2 VALID convolution, an optional LayerNorm, then an activation.
 
-    def __init__(self, init: Init, inputs: int, depth: int, size: int):
+    [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth].
+    """
+
+    def __init__(
+        self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
+    ):
         super().__init__()
         self.dtype = init.dtype
         self.kernel = init.glorot((size, size, inputs, depth))
         self.bias = init.fill((depth,), 0, "bias")
+        self.after = NormAct(init, depth, norm, act)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         kernel, bias = weight(self.kernel, self.dtype), weight(self.bias, self.dtype)
@@ -31,7 +37,7 @@ class Conv(tf.Module):
             y = _conv_of_few_windows(x, kernel)
         else:
             y = _conv_by_product(x, kernel)
-        return add_bias(y, bias)
+        return self.after(add_bias(y, bias))  # not of_sum: oneDNN fuses them with the convolution
 
 
 def few_windows(count: int, outputs: Sequence[int]) -> bool:

@@ -123,10 +123,7 @@ class Encoder(tf.Module):
         depth = sum(shapes[key][2] for key in self.images)
         for i, kernel in enumerate(config.cnn_kernels):
             part, inputs, depth = init / f"conv{i}", depth, config.cnn_depth * 2**i
-            self.convs += [
-                Conv(part, inputs, depth, kernel),
-                NormAct(part, depth, config.norm, config.act),
-            ]
+            self.convs.append(Conv(part, inputs, depth, kernel, config.norm, config.act))
             height, width = (height - kernel) // 2 + 1, (width - kernel) // 2 + 1
             if min(height, width) < 1:
                 raise UserError(
@@ -141,8 +138,8 @@ class Encoder(tf.Module):
             x = tf.concat([tf.cast(obs[key], self.dtype) for key in self.images], -1)
             batch = x.shape[:-3]
             x = tf.reshape(x, (-1, *x.shape[-3:]))
-            for step in self.convs:
-                x = step(x)
+            for conv in self.convs:
+                x = conv(x)
             parts.append(tf.reshape(x, (*batch, -1)))
         if self.vectors:
             # Saturated: a number too large for float16 must not become infinite.
@@ -200,8 +197,8 @@ class Decoder(tf.Module):
         if self.images:
             x = self.dense(feat)
             x = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
-            for step in self.convs:
-                x = step(x)
+            for conv in self.convs:
+                x = conv(x)
             x = tf.reshape(x, (*feat.shape[:-1], *x.shape[1:]))
             means = tf.split(x, self.splits, -1)
             result = {k: dists.Normal(m, 1.0, 3) for k, m in zip(self.images, means, strict=True)}

@@ -105,10 +105,12 @@ class Optimizer(tf.Module):
             factor = clip / tf.maximum(norm, clip)
             grads = [grad * factor for grad in grads]
         self.step.assign_add(1)
-        rule, kept = getattr(self, f"_{self.config.opt}")(), self._number(1 - decay)
-        for variable, grad, slots in zip(self.targets, grads, self.slots, strict=True):
-            if decay:
+        if decay:
+            kept = self._number(1 - decay)
+            for variable in self.targets:
                 variable.assign(variable * kept)
+        rule = getattr(self, f"_{self.config.opt}")()
+        for variable, grad, slots in zip(self.targets, grads, self.slots, strict=True):
             rule(variable, grad, *slots)
         return tf.constant(True)
 

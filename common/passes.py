@@ -20,7 +20,7 @@ def elu(x: tf.Tensor) -> tf.Tensor:
 
 def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """[N, D], [D] -> [N, D]."""
-    return _add_bias(x, bias) if _concerns(x) else tf.nn.bias_add(x, bias)
+    return _add_bias(x, bias) if _bfloat16_on_a_cpu(x) else tf.nn.bias_add(x, bias)
 
 
 def elu_of_sum(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -28,14 +28,14 @@ def elu_of_sum(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return _elu_of_sum(x, bias) if _worth(x) else tf.nn.elu(add_bias(x, bias))
 
 
-def _concerns(x: tf.Tensor) -> bool:
+def _bfloat16_on_a_cpu(x: tf.Tensor) -> bool:
     return x.dtype == tf.bfloat16 and not gpus()
 
 
 def _worth(x: tf.Tensor) -> bool:
     # A smaller tensor is finished in the time that the call of an XLA function takes.
     large = x.shape.is_fully_defined() and x.shape.num_elements() >= 2**20
-    return _concerns(x) and large and not tf.executing_eagerly()
+    return _bfloat16_on_a_cpu(x) and large and not tf.executing_eagerly()
 
 
 @tf.custom_gradient
