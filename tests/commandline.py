@@ -1,9 +1,11 @@
-"""Runs the real command line: `python train.py ...` in a process of its own."""
+"""Runs the real command line: `python train.py ...` in a process of its own, or in this one."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import train
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 # Networks so small that starting TensorFlow takes longer than learning.
@@ -34,3 +36,8 @@ def finish(process, timeout=120) -> subprocess.CompletedProcess:
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def run_here(*arguments) -> None:
+    """Run the command line in this process, which spares the loading of TensorFlow."""
+    train.main([str(argument) for argument in arguments])

@@ -5,18 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import TINY, finish, start
+from commandline import TINY, finish, run_here, start
 
 SOON = [
     *("--prefill", "40", "--steps", "120", "--train_every", "20", "--eval_every", "60"),
     *("--log_every", "40", "--jit", "False", "--replay.minlen", "8", "--replay.maxlen", "8"),
-    *("--dataset.batch", "4", "--dataset.length", "8", "--logdir", "run", *TINY),
+    *("--dataset.batch", "4", "--dataset.length", "8", *TINY),
 ]
-ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parent)}
-
-
-def run(folder, task, *arguments):
-    return finish(start("--task", task, *SOON, *arguments, cwd=folder, **ENVIRONMENT), 300)
 
 
 def episodes(folder, mode="train"):
@@ -25,12 +20,13 @@ def episodes(folder, mode="train"):
     return [dict(np.load(path)) for path in files]
 
 
-def test_images_vectors_and_scalars_together_pass_through_the_whole_run(tmp_path):
+def test_images_vectors_and_scalars_together_pass_through_the_whole_run(tmp_path, capsys):
     keys = ["--encoder.mlp_keys", "joints|speed", "--log_keys_max", "log_count"]
     videos = ["--log_keys_video", "front", "map"]
-    result = run(tmp_path, "gym_odd_envs:Mixed-v0", *keys, *videos)
-    assert result.returncode == 0, result.stderr[-2000:]
-    left_out = [line for line in result.stdout.splitlines() if line.startswith("Not ")]
+    where = ["--logdir", tmp_path / "run"]
+    run_here("--task", "gym_odd_envs:Mixed-v0", *SOON, *keys, *videos, *where)
+    said = capsys.readouterr().out.splitlines()
+    left_out = [line for line in said if line.startswith("Not ")]
     assert left_out == ["Not read, by --encoder.cnn_keys and --encoder.mlp_keys: gear."]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     names = set().union(*lines)
@@ -47,7 +43,9 @@ def test_images_vectors_and_scalars_together_pass_through_the_whole_run(tmp_path
 
 @pytest.mark.parametrize("parallel", ["none", "process"])
 def test_nan_in_an_observation_stops_the_run_and_names_the_key(parallel, tmp_path):
-    result = run(tmp_path, "gym_odd_envs:Broken-v0", "--envs_parallel", parallel)
+    command = ["--task", "gym_odd_envs:Broken-v0", "--envs_parallel", parallel, *SOON]
+    found = {"PYTHONPATH": str(Path(__file__).parent)}
+    result = finish(start(*command, "--logdir", "run", cwd=tmp_path, **found))
     assert result.returncode == 2
     assert "'speed' contains NaN or Inf" in result.stderr and "must be finite" in result.stderr
     assert "Traceback" not in result.stderr, "one sentence is enough"
@@ -55,8 +53,7 @@ def test_nan_in_an_observation_stops_the_run_and_names_the_key(parallel, tmp_pat
 
 def test_four_processes_record_whole_episodes(tmp_path):
     arguments = ["--envs", "4", "--envs_parallel", "process", "--eval_eps", "3"]
-    result = run(tmp_path, "gym_odd_envs:Mixed-v0", *arguments)
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_here("--task", "gym_odd_envs:Mixed-v0", *SOON, *arguments, "--logdir", tmp_path / "run")
     stored = episodes(tmp_path)
     assert [len(rows["speed"]) for rows in stored].count(13) >= 8
     assert len({rows["front"][0].tobytes() for rows in stored}) == len(stored), "equal seeds"

@@ -1,6 +1,7 @@
 """Every suite's preset, run through the real command line on the real environment.
 
 Networks and schedules are small: what is tested is that suite, replay, model and logs fit together.
+Runs share this process, which spares each of them the loading of TensorFlow.
 """
 
 import importlib.util
@@ -9,12 +10,12 @@ import re
 
 import numpy as np
 import pytest
-from commandline import TINY, finish, start
+from commandline import TINY, run_here
 
-LENGTH = 40  # of an episode
+LENGTH = 20  # of an episode
 SOON = [
-    *("--prefill", "60", "--pretrain", "1", "--train_every", "40"),
-    *("--time_limit", LENGTH, "--eval_every", "100", "--log_every", "100", "--jit", "False"),
+    *("--prefill", "30", "--pretrain", "1", "--train_every", "20"),
+    *("--time_limit", LENGTH, "--eval_every", "50", "--log_every", "50", "--jit", "False"),
     *("--replay.minlen", "10", "--replay.maxlen", "10"),
     *("--dataset.batch", "4", "--dataset.length", "10", *TINY),
 ]
@@ -32,11 +33,9 @@ def need(package, extra):
     )
 
 
-def run(folder, *arguments, steps=120):
+def run(folder, *arguments, steps=60):
     """Train until the agent step `steps`; returns the values of every metric by name."""
-    command = [*arguments, *SOON, "--steps", steps, "--logdir", "run"]
-    result = finish(start(*command, cwd=folder), timeout=400)
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_here(*arguments, *SOON, "--steps", steps, "--logdir", folder / "run")
     metrics = {}
     for line in map(json.loads, (folder / "run" / "metrics.jsonl").open()):
         for name, value in line.items():
@@ -57,7 +56,7 @@ def test_dmc_vision_runs_end_to_end(tmp_path):
     metrics = run(tmp_path, "--configs", "dmc_vision", "--task", "dmc_reacher_easy")
     assert "image_loss" in metrics and "position_loss" not in metrics
     assert "discount_loss" not in metrics, "this preset learns no discount head"
-    assert metrics["step"][-1] == 240, "metrics count frames, two for each agent step"
+    assert metrics["step"][-1] == 120, "metrics count frames, two for each agent step"
     assert max(metrics["train_length"]) == LENGTH, "lengths count agent steps"
     rows = episode(tmp_path)
     assert rows["image"].shape == (LENGTH + 1, 64, 64, 3) and rows["image"].std() > 0
@@ -69,7 +68,7 @@ def test_dmc_vision_runs_end_to_end(tmp_path):
 def test_dmc_proprio_runs_end_to_end(tmp_path):
     metrics = run(tmp_path, "--configs", "dmc_proprio", "--task", "dmc_cup_catch")
     assert metrics.keys() >= {"position_loss", "velocity_loss"} and "image_loss" not in metrics
-    assert metrics["step"][-1] == 240
+    assert metrics["step"][-1] == 120
 
 
 @need("crafter", "crafter")
@@ -109,7 +108,7 @@ def test_keys_with_a_slash_pass_through_the_whole_run(task, image, vector, tmp_p
     pattern = re.escape(vector)
     arguments = ["--configs", "small", "--task", task, "--log_keys_mean", pattern]
     arguments += ["--log_keys_video", image, f"--loss_scales.{vector}", "0.5"]
-    for steps in (100, 120):  # the second run continues the first
+    for steps in (50, 60):  # the second run continues the first
         metrics = run(tmp_path, *arguments, steps=steps)
         names = {f"{image}_loss", f"{vector}_loss", f"mean_train_{vector}", "image_loss"}
         assert metrics.keys() >= names

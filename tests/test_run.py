@@ -10,10 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from commandline import TINY, finish, start
+from commandline import TINY, finish, run_here, start
 from PIL import Image
-
-import train
 
 PONG = ["--configs", "atari", "debug", "--task", "atari_pong", "--time_limit", "60", *TINY]
 PONG += ["--prefill", "60", "--eval_every", "120", "--log_every", "50", "--train_every", "20"]
@@ -236,11 +234,6 @@ def test_sigterm_saves_all_and_a_second_process_is_refused(tmp_path):
 # --- the other ways to run, in this process ---
 
 
-def run(*arguments):
-    """Run the command line in this process, which saves loading TensorFlow."""
-    train.main([str(argument) for argument in arguments])
-
-
 VARIANTS = {
     "float32": ["--task", "gym_CartPole-v1", "--precision", "32"],
     "float16": ["--task", "gym_CartPole-v1", "--precision", "16"],
@@ -279,7 +272,7 @@ VARIANTS = {
 def test_variant_runs_to_its_end(variant, tmp_path, capsys):
     short = ["--replay.minlen", "5", "--dataset.length", "5", "--dataset.batch", "4"]
     short += ["--train_every", "40", "--eval_every", "60", "--steps", "140"]
-    run(*QUICK, *short, *VARIANTS[variant], "--logdir", tmp_path)
+    run_here(*QUICK, *short, *VARIANTS[variant], "--logdir", tmp_path)
     assert "Done: 14" in capsys.readouterr().out
     lines = read_metrics(tmp_path)
     assert lines[-1]["step"] in (140, 141), "the run ended early"
@@ -314,7 +307,7 @@ def test_a_breakpoint_in_the_world_model_stops_without_jit(tmp_path):
     assert debugger.set_break(world_model.__file__, last) is None, "no code in that line"
     command = [*QUICK, "--task", "gym_CartPole-v1", "--steps", "100", "--jit", "False"]
     command += ["--replay.minlen", "5", "--dataset.length", "5", "--logdir", tmp_path]
-    debugger.runcall(run, *command)
+    debugger.runcall(run_here, *command)
     assert len(debugger.stops) == read_state(tmp_path)[2]["updates"] == 3
     assert all(eager and np.isfinite(total) for eager, total in debugger.stops)
 
@@ -322,7 +315,7 @@ def test_a_breakpoint_in_the_world_model_stops_without_jit(tmp_path):
 def test_another_seed_gives_another_result(tmp_path):
     command = [*QUICK, "--task", "gym_CartPole-v1", "--steps", "100", "--replay.minlen", "5"]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(*command, "--seed", seed, "--logdir", tmp_path / name)
+        run_here(*command, "--seed", seed, "--logdir", tmp_path / name)
     a, b, c = (without_clock(read_metrics(tmp_path / name)) for name in "abc")
     assert a == b, "two runs of one seed differ"
     losses = [[line["model_loss"] for line in x if "model_loss" in line] for x in (a, c)]
