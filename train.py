@@ -24,8 +24,7 @@ from dreamerv2.common.cleanup import Cleanup
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.driver import Driver, RandomPolicy
-from dreamerv2.common.envs import spacefile
-from dreamerv2.common.envs.spaces import OneHotSpace
+from dreamerv2.common.envs import spacefile, spaces
 from dreamerv2.common.errors import NothingToSample, UserError
 from dreamerv2.common.importing import importing_tensorflow
 from dreamerv2.common.lock import RunLock
@@ -111,8 +110,7 @@ def train(
     closing = Cleanup(replay, eval_replay, train_envs, eval_envs, logger)
     with StopRequest(train_envs, eval_envs) as stop, closing, Locate(logdir, step):
         # Before anything is collected: what the model refuses must cost no experience.
-        shapes = {k: s.shape for k, s in train_envs.single_observation_space.items()}
-        agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
+        agent = make_agent(config, *spaces.describe(train_envs.single_observation_space, actions))
         if arrays is not None:
             fitting(agent, arrays)
         logger.text("config", str(config))  # a command that is refused leaves none
@@ -137,7 +135,8 @@ def train(
             driver.reset()  # the policy's first episode is all its own
             replay.end_episodes()
         # From here on: the score of random actions is none of the agent's.
-        eval_driver.on_episode(lambda episode, index: eval_log(episode))
+        # A stop may cut an episode off.
+        eval_driver.on_episode(lambda episode, index: stop or eval_log(episode))
 
         data = replay.dataset(**config.dataset, place=agent.place)
         learner = Learner(agent, data, logdir)

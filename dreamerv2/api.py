@@ -25,6 +25,7 @@ from dreamerv2 import train as trainer
 from dreamerv2.common import envs, paths
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import gym, spacefile, wrappers
+from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError, end_scripts_plainly
 from dreamerv2.common.logger import Output
 
@@ -83,7 +84,7 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
     config = saved.base_config(where, {"defaults": defaults})
     weights = saved.read_weights(config)
     replica = spacefile.Replica(*(_spaces(env) if env else spacefile.load(run)), config)
-    agent = trainer.make_agent(config, *saved.describe(replica))
+    agent = trainer.make_agent(config, *describe(replica.observation_space, replica.action_space))
     saved.load_weights(agent, weights)
     return Policy(agent, replica, config)
 

@@ -24,6 +24,7 @@ from dreamerv2 import saved
 from dreamerv2.common import draw, film, seeding, video
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import spacefile
+from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.tfutils import fold, uniform
 
@@ -45,7 +46,7 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     """
     weights, run = saved.read_weights(config), saved.folder(config)
     replica = spacefile.Replica(*spacefile.load(run), config)
-    agent = make_agent(config, *saved.describe(replica))
+    agent = make_agent(config, *describe(replica.observation_space, replica.action_space))
     saved.load_weights(agent, weights)
     if not agent.world_model.heads["decoder"].images:
         raise UserError(
@@ -114,8 +115,9 @@ def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Te
 def openloop_frames(frames: np.ndarray) -> np.ndarray:
     """Enlarge an open-loop video [T, 3*H, N*W, C], and write over each frame what it shows."""
     frames = _enlarged(frames, frames.shape[1] // 3)
+    seen = min(CONTEXT, len(frames) - 1)
     captions = [
-        f"{ROWS}   step {t}: " + ("the model sees the truth" if t < CONTEXT else "open loop")
+        f"{ROWS}   step {t}: " + ("the model sees the truth" if t < seen else "open loop")
         for t in range(len(frames))
     ]
     strips = [draw.caption(text, frames.shape[2]) for text in captions]

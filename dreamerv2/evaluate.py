@@ -20,7 +20,7 @@ from dreamerv2 import saved
 from dreamerv2.common import draw, film, scores, seeding
 from dreamerv2.common.config import Config
 from dreamerv2.common.driver import Driver
-from dreamerv2.common.envs.spaces import OneHotSpace
+from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.progress import Progress
 from dreamerv2.common.results import WHOLE_GAME
@@ -63,15 +63,20 @@ def evaluate(
     envs = make_envs("eval", count, seeds)
     camera = Camera(envs, run)
     try:
-        actions = envs.single_action_space
-        shapes = {key: space.shape for key, space in envs.single_observation_space.items()}
-        agent = make_agent(config, shapes, actions.shape[0], isinstance(actions, OneHotSpace))
+        spaces = envs.single_observation_space, envs.single_action_space
+        agent = make_agent(config, *describe(*spaces))
         saved.load_weights(agent, weights)
         policy = functools.partial(agent.policy, step=weights.step, mode="eval")
         limit = config.time_limit
         results = Results(run, limit if limit * config.action_repeat < WHOLE_GAME else 0)
-        with StopRequest() as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
-            driver = Driver(envs, on_step=[camera], on_episode=[results, lambda *_: bar.update(1)])
+        with StopRequest(envs) as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
+
+            def finished(episode: dict[str, np.ndarray], index: int) -> None:
+                if not stop:  # which may have cut the episode off
+                    results(episode)
+                    bar.update(1)
+
+            driver = Driver(envs, on_step=[camera], on_episode=[finished])
             driver(policy, episodes=config.eval_eps, stop=lambda: bool(stop))
     finally:
         camera.close()
@@ -92,7 +97,7 @@ class Results:
         self._returns: list[float] = []
         self._lengths: list[int] = []
 
-    def __call__(self, episode: dict[str, np.ndarray], index: int) -> None:
+    def __call__(self, episode: dict[str, np.ndarray]) -> None:
         """Take a finished episode, key -> [T+1, ...]."""
         self._returns.append(float(episode["reward"].astype(np.float64).sum()))
         self._lengths.append(len(episode["reward"]) - 1)
@@ -212,15 +217,15 @@ class Camera:
             return
         self._length += 1
         self._score += float(row["reward"])
-        self._film.add(self._frame(row))
+        picture = self._envs.render([0])[0] if self._renders else row[self._images[0]]
+        if picture is not None:  # as it is where the environment has failed, see Restart
+            self._film.add(self._frame(np.asarray(picture)))
         if row["is_last"]:
             self.close()
 
-    def _frame(self, row: dict[str, np.ndarray]) -> np.ndarray:
-        frame = self._envs.render()[0] if self._renders else None
-        frame = row[self._images[0]] if frame is None else np.asarray(frame)
+    def _frame(self, picture: np.ndarray) -> np.ndarray:
         text = f"score {self._score:g}   step {self._length}"
-        return np.concatenate([draw.rgb(frame), draw.caption(text, frame.shape[1])])
+        return np.concatenate([draw.rgb(picture), draw.caption(text, picture.shape[1])])
 
     def close(self) -> None:
         """Finish the video, also that of an episode which was broken off."""

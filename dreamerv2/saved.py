@@ -13,8 +13,6 @@ import numpy as np
 
 from dreamerv2.common.checkpoint import Checkpoint, load_version
 from dreamerv2.common.config import OPEN_GROUPS, Config
-from dreamerv2.common.envs.spacefile import Replica
-from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.episodes import FileCache, StoredEpisode, trained_on
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.npzlayout import Damaged
@@ -108,13 +106,6 @@ def frames(config: Config, step: int) -> int:
     except UserError:  # a checkpoint on its own: its run is not known
         own = config
     return step * own.action_repeat
-
-
-def describe(replica: Replica) -> tuple[dict[str, tuple[int, ...]], int, bool]:
-    """Return what an agent is made with: shapes by key, size of an action, whether discrete."""
-    shapes = {key: space.shape for key, space in replica.observation_space.items()}
-    action = replica.action_space
-    return shapes, action.shape[0], isinstance(action, OneHotSpace)
 
 
 def load_weights(agent: Any, weights: Weights) -> None:

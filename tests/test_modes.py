@@ -1,15 +1,20 @@
 """--mode eval and --mode dream on a tiny run of a real game."""
 
 import errno
+import functools
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,11 +22,13 @@ from PIL import Image
 from tiny import FLAGS
 
 from dreamerv2 import dream, evaluate, saved
+from dreamerv2 import train as trainer
 from dreamerv2.agent import Agent
 from dreamerv2.common import draw, film, paths
 from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
-from dreamerv2.common.envs import make_env
+from dreamerv2.common.envs import make_env, vectorize
+from dreamerv2.common.envs.wrappers import OneHotSpace, Restart
 from dreamerv2.common.lock import RunLock
 from dreamerv2.common.optim import Optimizer
 from dreamerv2.train import main
@@ -120,11 +127,79 @@ def test_eval_sums_up(evaluated):
     assert "Episodes end after 30 agent steps here" in evaluated[1]
 
 
+class Unreliable(gymnasium.Env):
+    """In its second step it fails or hangs, but only once in all."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"image": gymnasium.spaces.Box(0, 255, (64, 64, 1), np.uint8)}
+    )
+    action_space = OneHotSpace(6)
+    render_mode = "rgb_array"
+
+    def __init__(self, failed, how):
+        self.failed, self.how, self.count = failed, how, None
+
+    def reset(self, *, seed=None, options=None):
+        self.count = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.count += 1
+        if self.count == 2 and not self.failed.exists():
+            self.failed.touch()
+            if self.how == "hang":
+                time.sleep(1000)
+            raise RuntimeError("a bug of the environment")
+        return self.observe(), 1.0, self.count == 4, False, {}
+
+    def render(self):
+        if self.count is None:
+            raise RuntimeError("there is nothing to show before a reset")
+        return np.full((40, 60, 3), 50 * self.count, np.uint8)
+
+    def observe(self):
+        return {"image": np.full((64, 64, 1), self.count, np.uint8)}
+
+
+def evaluate_unreliable(run, tmp_path, monkeypatch, how, parallel, restarts):
+    """Play two episodes of it with what was learned of Pong; returns the folder of results."""
+    make = functools.partial(Unreliable, tmp_path / "failed", how)
+    construct = functools.partial(Restart, lambda seed: make(), restarts)
+
+    def task_envs(config):
+        return lambda mode, count, seeds: vectorize(
+            [functools.partial(construct, seed) for seed in seeds], parallel, config
+        )
+
+    monkeypatch.setattr(trainer, "task_envs", task_envs)
+    out = ["--logdir", str(tmp_path / "out"), "--checkpoint", str(run)]
+    main([*out, "--mode", "eval", "--eval_eps", "2", "--envs", "1"])
+    return tmp_path / "out"
+
+
+def test_a_failure_in_a_filmed_episode_ends_neither_evaluation_nor_film(run, tmp_path, monkeypatch):
+    out = evaluate_unreliable(run, tmp_path, monkeypatch, "raise", "none", restarts=1)
+    *episodes, summary = lines(out)
+    assert [line["eval_length"] for line in episodes] == [2, 4] and summary["episodes"] == 2
+    gifs = sorted((out / "videos").glob("*.gif"))
+    assert [len(frames(gif)) for gif in gifs] == [2, 5], "one frame of each row that was seen"
+
+
+@pytest.mark.slow
+def test_a_stopped_evaluation_does_not_wait_for_a_hung_worker(run, tmp_path, monkeypatch):
+    stop = threading.Timer(12, os.kill, (os.getpid(), signal.SIGTERM))
+    stop.start()
+    begin = time.monotonic()
+    out = evaluate_unreliable(run, tmp_path, monkeypatch, "hang", "process", restarts=0)
+    assert (tmp_path / "failed").exists() and time.monotonic() - begin < 12 + 15
+    assert not (out / "eval.jsonl").exists(), "an episode that was cut off is no result"
+
+
 @pytest.mark.parametrize(("limit", "compared"), [(0, True), (31, True), (30, False)])
 def test_whole_episodes_are_compared_with_a_human(limit, compared, tmp_path, capsys):
     results = evaluate.Results(evaluate.Run(tmp_path, "atari_pong", 400), limit)
     for length in (20, 30):
-        results({"reward": np.array([0.0] * length + [-7.0])}, 0)
+        results({"reward": np.array([0.0] * length + [-7.0])})
     results.conclude()
     summary, printed = lines(tmp_path)[-1], capsys.readouterr().out
     assert ("a human 14.6" in printed) == ("normalized" in summary) == compared
@@ -364,6 +439,14 @@ def test_a_video_that_fails_leaves_no_draft_and_no_half(tmp_path, monkeypatch):
             with pytest.raises(OSError, match="No space"):
                 film.save(tmp_path / "b", picture)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_short_dream_is_called_a_dream():
+    """Of few frames the model sees all but the last."""
+    few, more = (dream.openloop_frames(np.zeros((n, 3 * 64, 6 * 64, 1))) for n in (3, 7))
+    captions = lambda video: [frame[: len(frame) - 3 * 128] for frame in video]  # noqa: E731
+    assert (captions(few)[1] == captions(more)[1]).all(), "the truth, in both"
+    assert (captions(few)[2] != captions(more)[2]).any()
 
 
 def test_names_of_images_lead_out_of_no_folder():

@@ -1,5 +1,6 @@
 """The main process's end of a process that runs one environment; ``worker`` is the other end."""
 
+import contextlib
 import math
 import os
 import subprocess
@@ -16,6 +17,14 @@ _MAIN = f"from {worker.__name__} import main; main()"
 # Each worker is one of several on this machine. Math libraries that start a thread for every core
 # in each of them slow all down (100-fold, measured, when more workers than cores do so).
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class WorkerHangs(TimeoutError):
+    """A worker did not answer in time."""
+
+
+class WorkerDied(ConnectionError):
+    """A worker has ended without having been asked to."""
 
 
 class WorkerProcess:
@@ -50,10 +59,8 @@ class WorkerProcess:
 
     def send(self, command: str, argument: Any) -> None:
         """Ask for a command; a worker that is gone is reported by ``receive``."""
-        try:
+        with contextlib.suppress(OSError):
             self._pipe.send((command, argument))
-        except (BrokenPipeError, ConnectionResetError):
-            pass
 
     def receive(
         self, command: str, timeout: float, deadline: Callable[[], float] = lambda: math.inf
@@ -65,9 +72,11 @@ class WorkerProcess:
             deadline: the moment (of time.monotonic) to give up at, asked again and again.
 
         Raises:
-            The worker's own exception, caused by one that shows its traceback; TimeoutError, with
-            the place where it hangs; ConnectionError, if it died.
+            The worker's own exception, caused by one that shows its traceback; WorkerHangs, with
+            the place where it hangs; WorkerDied.
         """
+        if self._pipe.closed:
+            raise WorkerDied("The environment's process was ended, because it had not answered.")
         limit = f"within env_timeout = {timeout:g} seconds"
         if command == "start" and 0 < timeout < self.MAKING:
             timeout = self.MAKING
@@ -77,7 +86,7 @@ class WorkerProcess:
             now = time.monotonic()
             if now >= min(latest, deadline()):
                 limit = limit if now >= latest else "before the run was stopped"
-                raise TimeoutError(
+                raise WorkerHangs(
                     f"The environment did not finish '{command}' {limit}. "
                     f"It hangs here:\n{self._where()}"
                 )
@@ -85,7 +94,7 @@ class WorkerProcess:
             result, failure = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             status = self._process.wait()
-            raise ConnectionError(
+            raise WorkerDied(
                 f"The environment's process ended in '{command}' with exit status {status}.\n"
                 f"{self._read_dump()}"
             ) from None
@@ -93,17 +102,18 @@ class WorkerProcess:
             raise failure.rebuild()
         return result
 
-    def close(self, terminate: bool = False) -> None:
-        """End the process: politely, then by force."""
-        if not terminate and self._process.poll() is None:
-            self.send("close", None)
-            try:
-                self._process.wait(self.PATIENCE)
-            except subprocess.TimeoutExpired:
-                pass
+    def ask_to_end(self) -> None:
+        """Have the worker close its environment and end; `close` waits for that."""
         if self._process.poll() is None:
+            self.send("close", None)
+
+    def close(self, latest: float = 0.0) -> None:
+        """End the process by force, if it has not ended by the moment `latest` (time.monotonic)."""
+        try:
+            self._process.wait(max(0.0, latest - time.monotonic()))
+        except subprocess.TimeoutExpired:
             self._process.kill()
-        self._process.wait()
+            self._process.wait()
         self._pipe.close()
         self._dump.close()
 

@@ -46,6 +46,14 @@ def _batch_one_hot(space: OneHotSpace, n: int = 1) -> Box:
     return Box(0.0, 1.0, (n, space.n), np.float32)
 
 
+def describe(
+    observation_space: gymnasium.spaces.Dict, action_space: gymnasium.Space
+) -> tuple[dict[str, tuple[int, ...]], int, bool]:
+    """Return what an agent is made with: shapes by key, size of an action, whether discrete."""
+    shapes = {key: space.shape for key, space in observation_space.items()}
+    return shapes, action_space.shape[0], isinstance(action_space, OneHotSpace)
+
+
 def check_contract(space: gymnasium.Space) -> None:
     """Refuse an observation space that is no Dict of uint8 images, float32 vectors and scalars.
 

@@ -6,6 +6,7 @@ Arrays that are returned are fresh at every call and may be kept. (gymnasium's o
 deeply at each step, and a worker that failed there loses its traceback and its pipe.)
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -19,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dreamerv2.common.envs import worker
-from dreamerv2.common.envs.process import WorkerProcess
+from dreamerv2.common.envs.process import WorkerDied, WorkerHangs, WorkerProcess
 from dreamerv2.common.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -93,9 +94,13 @@ class BatchedEnv(VectorEnv):
         self._waiting = flags[0] | flags[1]
         return self._stack(), rewards, flags[0], flags[1], {}
 
-    def render(self) -> tuple:
-        """The rendered frame of each environment."""
-        return tuple(self._ask("render", dict.fromkeys(range(self.num_envs))).values())
+    def render(self, indices: Sequence[int] | None = None) -> tuple:
+        """The rendered frames of these environments, of all if None.
+
+        There is none (None) of one that has failed, before its next reset.
+        """
+        indices = range(self.num_envs) if indices is None else indices
+        return tuple(self._ask("render", dict.fromkeys(indices)).values())
 
     @property
     def inner(self) -> worker.Inner:
@@ -116,16 +121,24 @@ class SerialVectorEnv(BatchedEnv):
     """The environments run one after the other in this process."""
 
     def __init__(self, constructors: Sequence[Callable[[], gymnasium.Env]]):
-        self.envs = [constructor() for constructor in constructors]
-        self._describe([(env.observation_space, env.action_space) for env in self.envs])
+        self.envs: list[gymnasium.Env] = []
+        try:
+            for constructor in constructors:
+                self.envs.append(constructor())
+            self._describe([(env.observation_space, env.action_space) for env in self.envs])
+        except BaseException:
+            with contextlib.suppress(Exception):  # what failed first says more
+                self.close()
+            raise
 
     def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
         return {i: worker.perform(self.envs[i], command, arg) for i, arg in arguments.items()}
 
     def close_extras(self, **kwargs) -> None:
-        """Close every environment."""
-        for env in self.envs:
-            env.close()
+        """Close every environment, even if the closing of another fails."""
+        with contextlib.ExitStack() as stack:
+            for env in self.envs:
+                stack.callback(env.close)
 
 
 class ProcessVectorEnv(BatchedEnv):
@@ -145,7 +158,7 @@ class ProcessVectorEnv(BatchedEnv):
 
     Raises (in any method):
       The environment's own exception, caused by one that shows the worker's traceback;
-      TimeoutError, with the place where the worker hung; ConnectionError, if a worker died.
+      WorkerHangs, with the place where the worker hung; WorkerDied.
       All workers are closed before that.
     """
 
@@ -173,11 +186,11 @@ class ProcessVectorEnv(BatchedEnv):
             for index, argument in arguments.items():
                 self._workers[index].send(command, argument)
             results = {}
-            for index in arguments:
+            for index, argument in arguments.items():
                 try:
                     results[index] = self._receive(index, command)
-                except (TimeoutError, ConnectionError) as error:
-                    results[index] = self._revive(index, command, error)
+                except (WorkerHangs, WorkerDied) as error:
+                    results[index] = self._revive(index, command, argument, error)
             return results
         except BaseException:
             self.close(terminate=True)
@@ -193,13 +206,13 @@ class ProcessVectorEnv(BatchedEnv):
     def _receive(self, index: int, command: str) -> Any:
         return self._workers[index].receive(command, self._timeout, lambda: self._deadline)
 
-    def _revive(self, index: int, command: str, error: Exception) -> Any:
+    def _revive(self, index: int, command: str, argument: Any, error: Exception) -> Any:
         """Start a dead or hung worker again, until it answers or no restart is left."""
         while True:
             stopped = time.monotonic() >= self._deadline
-            if stopped and command == "step":
-                self._workers[index].close(terminate=True)
-                return self._truncated(index)
+            if stopped and command in ("step", "render"):
+                self._workers[index].close()
+                return self._truncated(index) if command == "step" else None
             if stopped or self._left[index] <= 0 or command in ("render", "inner"):
                 raise error
             self._left[index] -= 1
@@ -210,28 +223,33 @@ class ProcessVectorEnv(BatchedEnv):
                 error,
             )
             try:
-                return self._begin_again(index, command)
+                return self._begin_again(index, command, argument)
             except UserError:
                 raise
             except Exception as failure:
                 error = failure
 
-    def _begin_again(self, index: int, command: str) -> Any:
+    def _begin_again(self, index: int, command: str, argument: Any) -> Any:
         """Put a new worker in the place of the old one and answer the command."""
-        self._workers[index].close(terminate=True)
+        self._workers[index].close()
         self._workers[index] = WorkerProcess(self._constructors[index])
         self._receive(index, "start")
+        self._workers[index].send("begin_again", self._left[index])
+        self._receive(index, "begin_again")
         if command == "step":
             return self._truncated(index)
-        # The constructor's own seed would play the first episode again.
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-        self._workers[index].send("reset", (seed, None))
-        return self._receive(index, "reset")
+        self._workers[index].send(command, argument)
+        return self._receive(index, command)
 
     def _truncated(self, index: int) -> tuple:
         return self._rows[index], 0.0, False, True
 
     def close_extras(self, terminate: bool = False, **kwargs) -> None:
-        """Close every environment and wait until its process has ended."""
+        """Close every environment and wait until its process has ended, together for all."""
+        latest = 0.0
+        if not terminate:
+            for process in self._workers:
+                process.ask_to_end()
+            latest = time.monotonic() + WorkerProcess.PATIENCE
         for process in self._workers:
-            process.close(terminate)
+            process.close(latest)

@@ -63,7 +63,8 @@ class Inner(NamedTuple):
 
 
 def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
-    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render', 'inner'.
+    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render', 'inner', or
+    'begin_again' with a number that no worker before had, see Restart.
 
     'reset' gives the observation, 'step' observation, reward, terminated and truncated. The infos
     are left out: nothing reads them, and they may hold what cannot be pickled or stacked.
@@ -75,6 +76,8 @@ def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
         return env.reset(seed=seed, options=options)[0]
     if command == "render":
         return env.render()
+    if command == "begin_again":
+        return getattr(env, "begin_again", lambda life: None)(argument)
     if command == "inner":
         inner = env.unwrapped
         return Inner(inner.observation_space, inner.action_space, inner.render_mode)

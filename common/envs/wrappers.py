@@ -198,10 +198,18 @@ class Restart(gymnasium.Wrapper):
     def __init__(self, constructor: Callable[..., gymnasium.Env], restarts: int, seed: int):
         self._constructor = constructor
         self._left = restarts
-        self._seeds = np.random.SeedSequence(seed)
+        self._seed, self._seeds = seed, np.random.SeedSequence(seed)
         self._next_seed: int | None = seed
         self._obs: dict = {}
         super().__init__(constructor(seed=seed))
+
+    def begin_again(self, life: int) -> None:
+        """Draw other seeds from now on: this wrapper replaces one whose process was lost."""
+        self._seeds = np.random.SeedSequence((self._seed, life))
+        self._next_seed = self._another_seed()
+
+    def _another_seed(self) -> int:
+        return int(self._seeds.spawn(1)[0].generate_state(1)[0])
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         self._next_seed = self._next_seed if seed is None else seed
@@ -223,11 +231,15 @@ class Restart(gymnasium.Wrapper):
         self._obs = result[0]
         return result
 
+    def render(self):
+        # A new environment has nothing to show, and may refuse to, before its first reset.
+        return self.env.render() if self._next_seed is None else None
+
     def _renew(self, error: Exception, where: str) -> None:
         self._count(error, where)
         self._close_broken()
         while True:
-            self._next_seed = int(self._seeds.spawn(1)[0].generate_state(1)[0])
+            self._next_seed = self._another_seed()
             try:
                 self.env = self._constructor(seed=self._next_seed)
                 return

@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from env_fakes import Counting, Failing
 
 from dreamerv2.common.envs import make_vector_env, vectorize
 from dreamerv2.common.envs.process import WorkerProcess
+from dreamerv2.common.envs.wrappers import Restart
 from dreamerv2.common.errors import UserError
 
 ACTIONS = np.eye(3, dtype=np.float32)[[0, 1]]
@@ -128,12 +130,63 @@ def test_an_exception_arrives_with_its_own_traceback(vector, parallel):
         assert not any(alive(pid) for pid in pids), "a failure left an orphan process"
 
 
-def test_a_failure_in_the_constructor_arrives_as_well(vector):
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_a_failure_in_the_constructor_arrives_and_leaves_no_environment_open(
+    vector, parallel, tmp_path
+):
     def broken():
         raise UserError("no such level")
 
     with pytest.raises(UserError, match="no such level"):
-        vector([Counting, broken], "process")
+        vector([lambda: Closing(tmp_path / "closed"), broken], parallel)
+    assert (tmp_path / "closed").exists()
+
+
+class Closing(Counting):
+    """Takes its time to close, and then says that it has."""
+
+    def __init__(self, path, seconds=0.0):
+        super().__init__()
+        self.path, self.seconds = path, seconds
+
+    def close(self):
+        time.sleep(self.seconds)
+        self.path.touch()
+
+
+def test_environments_close_at_the_same_time(vector, tmp_path):
+    """Each of them may take seconds, and a stopped run must end within 15."""
+    paths = [tmp_path / str(i) for i in range(4)]
+    envs = vector([lambda path=path: Closing(path, 1.5) for path in paths], "process")
+    envs.reset()
+    begin = time.monotonic()
+    envs.close()
+    assert time.monotonic() - begin < 4, "they closed one after the other"
+    assert all(path.exists() for path in paths), "a worker was killed before it had closed"
+
+
+def test_an_environment_that_cannot_be_closed_leaves_no_other_open(vector, tmp_path):
+    class Stuck(Counting):
+        def close(self):
+            raise OSError("no answer")
+
+    envs = vector([Stuck, lambda: Closing(tmp_path / "closed"), Stuck])
+    with pytest.raises(OSError, match="no answer"):
+        envs.close()
+    envs.closed = True
+    assert (tmp_path / "closed").exists()
+
+
+def test_an_error_of_the_environments_own_connection_is_no_lost_worker(vector, caplog):
+    class Remote(Counting):
+        def step(self, action):
+            raise ConnectionError("the simulator does not answer")
+
+    envs = vector([Remote], "process", env_config(env_restarts=1))
+    envs.reset()
+    with pytest.raises(ConnectionError, match="the simulator does not answer"):
+        envs.step(ACTIONS[:1])
+    assert "started again" not in caplog.text, "restarts in the worker would count twice"
 
 
 def test_a_worker_that_dies_is_reported(vector):
@@ -165,6 +218,34 @@ def test_a_lost_worker_is_started_again_and_its_episode_truncated(vector, tmp_pa
     obs, _ = envs.reset(options={"reset_mask": np.array([False, True])})
     assert obs["step"].tolist() == [[2], [0]]
     assert envs.step(ACTIONS)[0]["step"].tolist() == [[3], [1]]
+
+
+class Seeded(Failing):
+    """Observes the seed of its last reset as the episode."""
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset()
+        self.episode = -1 if seed is None else seed % 2**20
+        return {**obs, "episode": np.float32(self.episode)}, info
+
+
+@pytest.mark.parametrize("where", [1, -1])
+def test_a_new_worker_plays_other_episodes_and_the_same_in_every_run(vector, tmp_path, where):
+    played = []
+    for attempt in "ab":
+        constructors = []
+        for seed in (5, 6):
+            once = str(tmp_path / f"{attempt}{seed}")
+            make = lambda seed, once=once: Seeded({where: "die"}, once)  # noqa: E731
+            constructors.append(functools.partial(Restart, make, 0, seed))
+        envs = vector(constructors, "process", env_config(env_restarts=1))
+        seeds = [*envs.reset()[0]["episode"]]
+        if where == 1:
+            truncated = envs.step(ACTIONS)[3]
+            seeds += [*envs.reset(options={"reset_mask": truncated})[0]["episode"]]
+        played.append(seeds)
+    assert played[0] == played[1], "--seed decides everything"
+    assert len(set(played[0][-2:]) - {5, 6}) == 2, "the first episodes were played again"
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -226,13 +307,9 @@ def test_different_spaces_are_refused(vector):
         vector([Counting, Other])
 
 
-@pytest.mark.parametrize(
-    ("parallel", "message"),
-    [("thread", "'thread' is not offered"), ("proces", "Did you mean 'process'")],
-)
-def test_unknown_ways_of_running_are_refused(parallel, message):
-    with pytest.raises(UserError, match=message):
-        vectorize([Counting], parallel)
+def test_unknown_ways_of_running_are_refused():
+    with pytest.raises(UserError, match="Did you mean 'process'"):
+        vectorize([Counting], "proces")
 
 
 def test_as_many_seeds_as_environments():
