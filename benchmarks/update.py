@@ -1,6 +1,7 @@
 """One whole update of world model, actor and critic, one policy step, and the update for export."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -12,7 +13,6 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.devices import wait
 from benchmarks.measure import Row, milliseconds, repeat
-from dreamerv2.common import convolutions, layers, recurrence
 
 
 def update(bench: Bench) -> Iterator[Row]:
@@ -67,7 +67,8 @@ def export(bench: Bench, path: Path) -> None:
     arguments = (data, agent.initial_train_state(), seed, step)
     gpu = lambda: ["the other machine's"]  # noqa: E731
     with contextlib.ExitStack() as stack:
-        for module in (layers, convolutions, recurrence):
-            stack.enter_context(mock.patch.object(module, "gpus", gpu))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("dreamerv2.") and "gpus" in vars(module):
+                stack.enter_context(mock.patch.object(module, "gpus", gpu))
         text = function.experimental_get_compiler_ir(*arguments)(stage="stablehlo")
     path.write_text(text if isinstance(text, str) else text.decode())

@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import dreamerv2.api as dv2
 from dreamerv2 import train as trainer
 from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.config import Config
-from dreamerv2.common.envs import spacefile
+from dreamerv2.common.envs import gym, spacefile, vectorize
 from dreamerv2.common.errors import UserError
 
 RANGE = spaces.Box(np.array([-2, 0], np.float32), np.array([2, 10], np.float32))
@@ -318,6 +320,16 @@ def test_a_replica_returns_a_plain_int_from_the_first_choice_on():
     assert replica.observe({"x": 2})["x"].tolist() == [0, 1, 0], "log_ keys are not asked for"
     action = replica.act(np.array([0, 0, 1], np.float32))
     assert type(action) is int and action == 7
+
+
+def test_a_full_disk_leaves_no_draft_of_the_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"spaces.json: No space left on device\. Make room"):
+        spacefile.save(tmp_path, vectorize([lambda: gym.wrap(OldStyle(), dv2.defaults)]))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"observation": {"kind": "Moon"}}'])

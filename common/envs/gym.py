@@ -31,7 +31,10 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     env = _registered(name)
     modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ()
     if wrappers.option(config, "mode", "train") == "eval" and "rgb_array" in modes:
-        env = _rendering(name) or env
+        rendering = _rendering(name)
+        if rendering is not None:
+            env.close()
+            env = rendering
     return _prepare(env, config)
 
 

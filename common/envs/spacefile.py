@@ -5,7 +5,6 @@ wrappers around spaces alone, so that observations and actions are converted as 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import spaces, wrappers
 from dreamerv2.common.envs.spaces import OneHotSpace
+from dreamerv2.common.episodes import write_atomically
 from dreamerv2.common.errors import UserError
 
 FILENAME = "spaces.json"
@@ -32,12 +32,8 @@ def save(logdir: Path, envs: gymnasium.vector.VectorEnv) -> None:
     observation = inner.observation_space if inner else envs.single_observation_space
     action = inner.action_space if inner else envs.single_action_space
     content = {"observation": encode(observation), "action": encode(action)}
-    path, draft = logdir / FILENAME, logdir / f".{FILENAME}.{os.getpid()}.tmp"
-    try:
-        draft.write_text(json.dumps(content, indent=1, allow_nan=False))
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(logdir / FILENAME, lambda file: file.write(text.encode()))
 
 
 def load(logdir: Path) -> tuple[gymnasium.Space, gymnasium.Space]:

@@ -74,14 +74,19 @@ class Filmed(gymnasium.Env):
     metadata = {"render_modes": ["human", "rgb_array"]}
     observation_space = spaces.Box(0, 1, (1,))
     action_space = spaces.Discrete(2)
+    unclosed = 0
 
     def __init__(self, render_mode=None, broken=""):
         self.render_mode, self.broken = render_mode, broken
         if broken == "make" and render_mode:
             raise RuntimeError("no display")
+        Filmed.unclosed += 1
 
     def reset(self, *, seed=None, options=None):
         return np.zeros(1, np.float32), {}
+
+    def close(self):
+        Filmed.unclosed -= 1
 
     def render(self):
         if self.broken == "render":
@@ -107,6 +112,8 @@ def test_evaluation_renders_what_can_be_rendered(mode, broken, expected):
     assert env.unwrapped.render_mode == expected
     assert env.reset()[0]["observation"].tolist() == [0]
     assert expected is None or env.render().shape == (4, 5, 3)
+    env.close()
+    assert Filmed.unclosed == 0, "made twice, closed once"
 
 
 class Observes(gymnasium.Env):
