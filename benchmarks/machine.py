@@ -10,12 +10,12 @@ MIB = 1024**2
 
 
 def describe() -> dict:
-    """CPU model, usable cores, GPUs that the driver names, versions and the present load."""
+    """CPU model and its flag of bfloat16 products, usable cores, GPUs, versions, present load."""
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     return {
         "cpu": _first(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo")) or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "bfloat16": bool(_first(r"\b(avx512_bf16|amx_bf16)\b", Path("/proc/cpuinfo"))),
+        "bfloat16": _first(r"\b(amx_bf16|avx512_bf16)\b", Path("/proc/cpuinfo")) or None,
         "gpus": [_first(r"Model:\s*(.+)", card) for card in cards],
         "memory_gib": round(_kib("MemTotal", Path("/proc/meminfo")) / MIB, 1),
         "load": round(os.getloadavg()[0], 2),  # other work on the machine: noise in every figure

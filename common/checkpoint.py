@@ -57,10 +57,6 @@ class Checkpoint:
         if not readonly:
             self._remove_leftovers()
 
-    def exists(self) -> bool:
-        """Whether anything was saved here, be it damaged: a run must not silently start anew."""
-        return bool(self._versions())
-
     def save(self, step: int, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
         """Write a version, then remove those it makes superfluous; return its folder.
 

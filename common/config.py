@@ -108,7 +108,7 @@ class Config(Mapping):
         return f"Config({self.to_dict()!r})"
 
     def __str__(self) -> str:
-        """One knob a line, its value and its type, as a run prints it at the start."""
+        """One knob and its value a line, as a run prints it at the start."""
         width = max((len(key) for key in self._flat), default=0)
         lines = (f"{key:<{width}}  {show(value)}" for key, value in self._flat.items())
         return "\n".join(lines)

@@ -31,14 +31,6 @@ class Counter:
             raise ValueError(f"A counter only counts up, not by {amount}.")
         self._value += int(amount)
 
-    def save(self) -> int:
-        """Return what ``load`` takes, ready for JSON."""
-        return self._value
-
-    def load(self, value: int) -> None:
-        """Take over a saved count."""
-        self._value = int(value)
-
     def __int__(self) -> int:
         return self._value
 

@@ -127,13 +127,12 @@ class Once:
         self._fired = bool(state["fired"])
 
 
-def parse_every(text: str | int | float, knob: str = "checkpoint_every") -> Every | EverySeconds:
-    """Read an interval that may be wall-clock time or agent steps.
+def parse_every(text: str | int | float) -> Every | EverySeconds:
+    """Read `checkpoint_every`, which may be wall-clock time or agent steps.
 
     Args:
         text: "600s", "10m" or "2h" for time; "10000", "1e4" or a number for agent steps. 0 never
             fires.
-        knob: the config key, for the error message.
 
     Raises:
         UserError: the text is neither.
@@ -145,8 +144,8 @@ def parse_every(text: str | int | float, knob: str = "checkpoint_every") -> Ever
     if value is not None and value == int(value):
         return Every(int(value))
     raise UserError(
-        f"{knob} is '{text}', but must be agent steps such as 10000 or a time such as 600s, "
-        "10m or 2h."
+        f"checkpoint_every is '{text}', but must be agent steps such as 10000 or a time such as "
+        "600s, 10m or 2h."
     )
 
 

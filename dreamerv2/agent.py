@@ -21,6 +21,7 @@ from dreamerv2.common.tfutils import (
     named_variables,
     recording,
 )
+from dreamerv2.common.when import Until
 from dreamerv2.world_model import NOT_OBSERVED, WorldModel
 
 STREAMS = ("policy", "eval", "update", "report")  # one stream of random numbers per consumer
@@ -41,6 +42,7 @@ class Agent(tf.Module):
         self.config, self.discrete, self.actions = config, discrete, actions
         self.dtype = compute_dtype(config.precision)
         scaled = self.dtype == tf.float16
+        self._exploring = Until(config.expl_until)
         self._streams = seeding.Streams(config.seed, "agent", STREAMS)
         init = Init(np.random.default_rng(seeding.stream(config.seed, "init")), self.dtype)
         self.world_model = WorldModel(init / "world_model", shapes, actions, config)
@@ -92,7 +94,8 @@ class Agent(tf.Module):
         if state is None:
             state = self.initial_policy_state(batch)
         obs = {key: np.asarray(obs[key]) for key in (*self.world_model.shapes, "is_first")}
-        evaluate, explore = mode == "eval", mode == "train" and self._explores(step)
+        frames = step * self.config.action_repeat
+        evaluate, explore = mode == "eval", mode == "train" and self._exploring(frames)
         noise = self._policy_noise(evaluate, batch, explore)
         if self.config.jit:
             buffer, layout = pack(obs, noise)
@@ -132,10 +135,6 @@ class Agent(tf.Module):
         latent = self.world_model.rssm.initial(batch)
         latent = {key: latent[key] for key in ("deter", "stoch")}
         return latent, tf.zeros((batch, self.actions), tf.float32)
-
-    def _explores(self, step: int) -> bool:
-        until = self.config.expl_until
-        return until == 0 or step * self.config.action_repeat < until
 
     def _policy_noise(self, evaluate: bool, batch: int, explore: bool) -> dict[str, np.ndarray]:
         """Uniform noise of one policy step: for the latent state, the action, and its blurring."""

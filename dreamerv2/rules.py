@@ -113,6 +113,13 @@ def classes(value: Value) -> str | None:
     return None if value == 0 or value >= 2 else "at least 2, or 0 for normal variables"
 
 
+def parallel(value: Value) -> str | None:
+    """Accept where environments can run; the 2021 release had threads as well."""
+    wanted = one_of("none", "process")(value)
+    reason = ", since Python threads would wait for each other" * (value == "thread")
+    return wanted and wanted + reason
+
+
 def not_empty(value: Value) -> str | None:
     """Accept text and lists with something in them."""
     return None if value else "given"
@@ -124,7 +131,7 @@ RULES: dict[str, Rule] = {
     "checkpoint_every": interval,
     "precision": one_of("auto", "32", "16", "bfloat16"),
     "task": not_empty,
-    "envs_parallel": one_of("none", "process"),
+    "envs_parallel": parallel,
     "dmc_camera": at_least(-1),
     "render_size": each(at_least(1), count=2),
     "seed|env_restarts|env_timeout|time_limit|eval_eps|prefill|pretrain|expl_until": at_least(0),

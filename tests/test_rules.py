@@ -79,7 +79,7 @@ def test_every_number_and_word_has_a_rule():
         ({"checkpoint_every": "0s"}, "positive"),
         ({"checkpoint_every": "0.5"}, "1e4 for agent steps"),
         ({"checkpoint_every": "1_000"}, "1e4 for agent steps"),
-        ({"envs_parallel": "thread"}, "none, process"),
+        ({"envs_parallel": "thread"}, "none, process, since Python threads"),
         ({"actor_ent": -1}, "at least 0"),
         ({"actor_grad_mix": "linear(0,2,100)"}, "between 0 and 1"),
         ({"actor_ent": "warmup(100,-1)"}, "at least 0"),

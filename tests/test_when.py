@@ -121,8 +121,8 @@ def test_parse_every_zero_never_fires(text):
 
 @pytest.mark.parametrize("text", ["soon", "", "10 minutes", "1.5", "-5", "1e999", "1.2.3s", "nan"])
 def test_parse_every_names_the_knob_and_the_wrong_value(text):
-    with pytest.raises(UserError, match=r"save_every is .*600s"):
-        when.parse_every(text, knob="save_every")
+    with pytest.raises(UserError, match=r"checkpoint_every is .*600s"):
+        when.parse_every(text)
 
 
 def test_an_interval_may_change_its_unit_across_a_resume():
@@ -134,15 +134,12 @@ def test_an_interval_may_change_its_unit_across_a_resume():
     assert fired(steps, range(31, 60)) == [31, 51], "a grid begins with the next step"
 
 
-def test_counter_counts_compares_and_survives_json():
+def test_counter_counts_and_compares():
     counter = Counter(3)
     counter.increment()
     counter.increment(6)
     assert int(counter) == counter.value == 10
     assert counter == 10 and counter < 11 and counter >= Counter(10) and 9 < counter
-    other = Counter()
-    other.load(json.loads(json.dumps(counter.save())))
-    assert other == counter
 
 
 def test_counter_never_runs_backwards():

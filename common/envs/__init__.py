@@ -83,11 +83,6 @@ def vectorize(
     Raises:
       UserError: ``parallel`` is neither 'none' nor 'process'.
     """
-    if parallel == "thread":
-        raise UserError(
-            "envs_parallel 'thread' is not offered, because Python threads would wait for each "
-            "other; use 'process', or 'none' for one process."
-        )
     if parallel == "none":
         return vector.SerialVectorEnv(constructors)
     if parallel == "process":
