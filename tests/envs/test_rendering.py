@@ -23,13 +23,18 @@ except UserError as error:
 """
 
 
+def inherited():
+    """Variables for a process that chooses its backend anew, whatever tests here have loaded."""
+    chosen = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    path = os.pathsep.join(path for path in sys.path if path)
+    return {k: v for k, v in os.environ.items() if k not in chosen} | {"PYTHONPATH": path}
+
+
 def with_mujoco_gl(value, **environment):
-    inherited = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
-    inherited |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **environment}
-    if value is not None:
-        inherited["MUJOCO_GL"] = value
+    chosen = {} if value is None else {"MUJOCO_GL": value}
     command = [sys.executable, "-W", "ignore", "-c", DMC_SCRIPT]
-    return subprocess.run(command, env=inherited, capture_output=True, text=True).stdout
+    environment = {**inherited(), **environment, **chosen}
+    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
 
 
 def test_dmc_chooses_a_backend_where_none_is_set():
@@ -99,10 +104,9 @@ for job in sys.argv[1:]:
 
 
 def in_one_process(backend, *jobs):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BOTH_SCRIPT, *jobs],
-        env={**environment, "MUJOCO_GL": backend},
+        env={**inherited(), "MUJOCO_GL": backend},
         capture_output=True,
         text=True,
     )
