@@ -6,6 +6,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from dreamerv2.common.envs.process import Abandoned
+
 Transition = dict[str, np.ndarray]
 Policy = Callable[[dict[str, np.ndarray], Any], tuple[dict[str, np.ndarray], Any]]
 
@@ -94,7 +96,8 @@ class Driver:
         Args:
           policy: ``policy(obs, state) -> ({"action": float32 [E, A]}, state)``; obs holds rows, key
             -> [E, ...], without the action; state is None at first.
-          stop: asked before each step of the vector; a true answer ends the call early.
+          stop: asked before each step of the vector; a true answer ends the call early. So does an
+            environment that would not begin its next episode before the run is stopped.
         """
         self._waiting |= self._silent
         self._silent[:] = False
@@ -103,7 +106,10 @@ class Driver:
         self._silent[under_way[int(min(limit, len(under_way))) :]] = True
         begun, step, done = min(limit, len(under_way)), 0, 0
         while (step < steps or done < episodes) and not (stop is not None and stop()):
-            begun += self._reset_waiting(limit - begun)
+            try:
+                begun += self._reset_waiting(limit - begun)
+            except Abandoned:
+                return
             action = self._act(policy)
             done += self._step(action)
             step += self._envs.num_envs

@@ -72,7 +72,7 @@ def evaluate(
         with StopRequest(envs) as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
 
             def finished(episode: dict[str, np.ndarray], index: int) -> None:
-                if not stop:  # which may have cut the episode off
+                if index not in envs.abandoned:  # or a stop has cut it off
                     results(episode)
                     bar.update(1)
 

@@ -6,6 +6,7 @@ import pytest
 
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_vector_env, vectorize
+from dreamerv2.common.envs.process import Abandoned
 from dreamerv2.common.envs.wrappers import OneHotSpace
 
 
@@ -227,6 +228,18 @@ def test_stop_ends_a_call_after_the_step_under_way():
 def test_asked_to_stop_before_it_began_it_begins_nothing():
     seen = Recorder()
     seen.driver([5], [5])(CountingAgent(), steps=100, episodes=1, stop=lambda: True)
+    assert not seen.rows
+
+
+def test_a_reset_that_a_stop_gave_up_ends_a_call(monkeypatch):
+    seen = Recorder()
+    driver = seen.driver([3])
+
+    def reset(**options):
+        raise Abandoned("It hangs.")
+
+    monkeypatch.setattr(driver._envs, "reset", reset)
+    driver(CountingAgent(), steps=9)
     assert not seen.rows
 
 

@@ -187,11 +187,23 @@ def test_a_failure_in_a_filmed_episode_ends_neither_evaluation_nor_film(run, tmp
 
 @pytest.mark.slow
 def test_a_stopped_evaluation_does_not_wait_for_a_hung_worker(run, tmp_path, monkeypatch):
-    stop = threading.Timer(12, os.kill, (os.getpid(), signal.SIGTERM))
-    stop.start()
-    begin = time.monotonic()
-    out = evaluate_unreliable(run, tmp_path, monkeypatch, "hang", "process", restarts=0)
-    assert (tmp_path / "failed").exists() and time.monotonic() - begin < 12 + 15
+    hangs, over, began = tmp_path / "failed", threading.Event(), []
+
+    def stop_when_it_hangs():
+        while not hangs.exists() and not over.wait(0.05):
+            pass
+        if not over.is_set():
+            began.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop_when_it_hangs)
+    thread.start()
+    try:
+        out = evaluate_unreliable(run, tmp_path, monkeypatch, "hang", "process", restarts=0)
+    finally:
+        over.set()
+        thread.join()
+    assert time.monotonic() - began[0] < 15
     assert not (out / "eval.jsonl").exists(), "an episode that was cut off is no result"
 
 

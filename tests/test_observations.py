@@ -45,7 +45,7 @@ def test_images_vectors_and_scalars_together_pass_through_the_whole_run(tmp_path
 def test_nan_in_an_observation_stops_the_run_and_names_the_key(parallel, tmp_path):
     command = ["--task", "gym_odd_envs:Broken-v0", "--envs_parallel", parallel, *SOON]
     found = {"PYTHONPATH": str(Path(__file__).parent)}
-    result = finish(start(*command, "--logdir", "run", cwd=tmp_path, **found))
+    result = finish(start(*command, "--logdir", "run", cwd=tmp_path, **found), 300)
     assert result.returncode == 2
     assert "'speed' contains NaN or Inf" in result.stderr and "must be finite" in result.stderr
     assert "Traceback" not in result.stderr, "one sentence is enough"

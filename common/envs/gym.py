@@ -1,5 +1,6 @@
 """Any registered gymnasium environment, an environment object of the user, and old ``gym`` ones."""
 
+import contextlib
 import importlib.util
 import inspect
 import logging
@@ -33,7 +34,8 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     if wrappers.option(config, "mode", "train") == "eval" and "rgb_array" in modes:
         rendering = _rendering(name)
         if rendering is not None:
-            env.close()
+            with contextlib.suppress(Exception):  # some can be closed only after a reset
+                env.close()
             env = rendering
     return _prepare(env, config)
 

@@ -23,6 +23,10 @@ class WorkerHangs(TimeoutError):
     """A worker did not answer in time."""
 
 
+class Abandoned(WorkerHangs):
+    """A worker had not begun its next episode when the run was to be stopped."""
+
+
 class WorkerDied(ConnectionError):
     """A worker has ended without having been asked to."""
 

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import cloudpickle
@@ -20,14 +20,20 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dreamerv2.common.envs import worker
-from dreamerv2.common.envs.process import WorkerDied, WorkerHangs, WorkerProcess
+from dreamerv2.common.envs.process import Abandoned, WorkerDied, WorkerHangs, WorkerProcess
 from dreamerv2.common.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 
 class BatchedEnv(VectorEnv):
-    """What both classes share: masks, flags and stacking. A subclass defines ``_ask``."""
+    """What both classes share: masks, flags and stacking. A subclass defines ``_ask``.
+
+    Attributes:
+      abandoned: the environments whose episode was cut off by a stop, see ``hurry``.
+    """
+
+    abandoned: Set[int] = frozenset()
 
     def _describe(self, spaces: Sequence[tuple[gymnasium.Space, gymnasium.Space]]) -> None:
         """Set the spaces of the interface from (observation, action) spaces of each environment."""
@@ -158,7 +164,8 @@ class ProcessVectorEnv(BatchedEnv):
 
     Raises (in any method):
       The environment's own exception, caused by one that shows the worker's traceback;
-      WorkerHangs, with the place where the worker hung; WorkerDied.
+      WorkerHangs, with the place where the worker hung (Abandoned, if a stop did not let a reset
+      finish); WorkerDied.
       All workers are closed before that.
     """
 
@@ -171,6 +178,7 @@ class ProcessVectorEnv(BatchedEnv):
         self._timeout = timeout
         self._deadline = math.inf  # for all workers together, see hurry
         self._left = [restarts] * len(constructors)
+        self.abandoned = set()
         self._constructors = [cloudpickle.dumps(constructor) for constructor in constructors]
         self._workers: list[WorkerProcess] = []
         try:
@@ -182,6 +190,8 @@ class ProcessVectorEnv(BatchedEnv):
             raise
 
     def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
+        if self.closed:
+            raise RuntimeError("These environments are closed.")
         try:
             for index, argument in arguments.items():
                 self._workers[index].send(command, argument)
@@ -212,7 +222,10 @@ class ProcessVectorEnv(BatchedEnv):
             stopped = time.monotonic() >= self._deadline
             if stopped and command in ("step", "render"):
                 self._workers[index].close()
+                self.abandoned.add(index)
                 return self._truncated(index) if command == "step" else None
+            if stopped and command == "reset":
+                raise Abandoned(*error.args) from error
             if stopped or self._left[index] <= 0 or command in ("render", "inner"):
                 raise error
             self._left[index] -= 1

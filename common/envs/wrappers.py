@@ -205,7 +205,8 @@ class Restart(gymnasium.Wrapper):
 
     def begin_again(self, life: int) -> None:
         """Draw other seeds from now on: this wrapper replaces one whose process was lost."""
-        self._seeds = np.random.SeedSequence((self._seed, life))
+        # Of (seed, 0) NumPy makes the same numbers as of the seed alone.
+        self._seeds = np.random.SeedSequence((self._seed, life + 1))
         self._next_seed = self._another_seed()
 
     def _another_seed(self) -> int:

@@ -104,6 +104,7 @@ class Filmed(gymnasium.Env):
     ],
 )
 def test_evaluation_renders_what_can_be_rendered(mode, broken, expected):
+    Filmed.unclosed = 0
     gymnasium.register(f"Filmed{broken}-v0", entry_point=Filmed, kwargs={"broken": broken})
     try:
         env = make_env(f"gym_Filmed{broken}-v0", env_config(mode=mode))

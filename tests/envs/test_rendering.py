@@ -112,7 +112,7 @@ def in_one_process(backend, *jobs):
     )
 
 
-@pytest.mark.parametrize("backend", ["egl", "osmesa"])
+@pytest.mark.parametrize("backend", ["egl", pytest.param("osmesa", marks=pytest.mark.slow)])
 def test_rendering_and_tensorflow_share_a_process_whichever_comes_first(backend):
     """Mesa and TensorFlow used to call into each other's LLVM and crash the process."""
     alone = in_one_process(backend, "render")

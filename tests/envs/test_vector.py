@@ -13,7 +13,7 @@ from env_contract import env_config
 from env_fakes import Counting, Failing
 
 from dreamerv2.common.envs import make_vector_env, vectorize
-from dreamerv2.common.envs.process import WorkerProcess
+from dreamerv2.common.envs.process import Abandoned, WorkerProcess
 from dreamerv2.common.envs.wrappers import Restart
 from dreamerv2.common.errors import UserError
 
@@ -157,11 +157,11 @@ class Closing(Counting):
 def test_environments_close_at_the_same_time(vector, tmp_path):
     """Each of them may take seconds, and a stopped run must end within 15."""
     paths = [tmp_path / str(i) for i in range(4)]
-    envs = vector([lambda path=path: Closing(path, 1.5) for path in paths], "process")
+    envs = vector([lambda path=path: Closing(path, 2.5) for path in paths], "process")
     envs.reset()
     begin = time.monotonic()
     envs.close()
-    assert time.monotonic() - begin < 4, "they closed one after the other"
+    assert time.monotonic() - begin < 8, "they closed one after the other"
     assert all(path.exists() for path in paths), "a worker was killed before it had closed"
 
 
@@ -282,7 +282,7 @@ def test_a_stop_does_not_try_a_hanging_reset_again(vector, caplog):
     config = env_config(env_timeout=600, env_restarts=3)
     envs = vector([lambda: Failing({-1: "hang"})], "process", config)
     envs.hurry(0.5)
-    with pytest.raises(TimeoutError, match="'reset' before the run was stopped"):
+    with pytest.raises(Abandoned, match="'reset' before the run was stopped"):
         envs.reset()
     assert "restarts left" not in caplog.text
 

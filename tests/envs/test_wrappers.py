@@ -171,6 +171,16 @@ def test_restart_truncates_the_episode_and_goes_on(tmp_path, caplog):
     assert len(Fragile.made) == 2 and Fragile.made[0] == 8 != Fragile.made[1]
 
 
+def test_no_life_of_a_worker_repeats_the_seeds_of_another():
+    drawn = []
+    for life in (None, 1, 0):
+        env = wrappers.Restart(Fragile.constructor({}, None), 0, seed=8)
+        if life is not None:
+            env.begin_again(life)
+        drawn += [env._next_seed, env._another_seed(), env._another_seed()]
+    assert len(set(drawn)) == 9
+
+
 def test_restart_tries_a_failed_reset_again(tmp_path):
     env = wrappers.Restart(Fragile.constructor({-1: "raise"}, str(tmp_path / "failed")), 1, seed=0)
     assert env.reset()[0]["step"] == [0]
