@@ -134,8 +134,8 @@ def train(
                 return stop.received
             driver.reset()  # the policy's first episode is all its own
             replay.end_episodes()
-        # From here on: the score of random actions is none of the agent's.
-        # A stop may cut an episode off.
+        # From here on: the score of random actions is none of the agent's, and neither is that of
+        # an episode which a stop may have cut off.
         eval_driver.on_episode(lambda episode, index: stop or eval_log(episode))
 
         data = replay.dataset(**config.dataset, place=agent.place)

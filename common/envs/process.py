@@ -24,7 +24,7 @@ class WorkerHangs(TimeoutError):
 
 
 class Abandoned(WorkerHangs):
-    """A worker had not begun its next episode when the run was to be stopped."""
+    """A worker had not answered when the run was to be stopped."""
 
 
 class WorkerDied(ConnectionError):

@@ -30,7 +30,7 @@ class BatchedEnv(VectorEnv):
     """What both classes share: masks, flags and stacking. A subclass defines ``_ask``.
 
     Attributes:
-      abandoned: the environments whose episode was cut off by a stop, see ``hurry``.
+      abandoned: the environments that a stop did not wait for, see ``hurry``.
     """
 
     abandoned: Set[int] = frozenset()
@@ -219,14 +219,9 @@ class ProcessVectorEnv(BatchedEnv):
     def _revive(self, index: int, command: str, argument: Any, error: Exception) -> Any:
         """Start a dead or hung worker again, until it answers or no restart is left."""
         while True:
-            stopped = time.monotonic() >= self._deadline
-            if stopped and command in ("step", "render"):
-                self._workers[index].close()
-                self.abandoned.add(index)
-                return self._truncated(index) if command == "step" else None
-            if stopped and command == "reset":
-                raise Abandoned(*error.args) from error
-            if stopped or self._left[index] <= 0 or command in ("render", "inner"):
+            if time.monotonic() >= self._deadline:
+                return self._abandon(index, command, error)
+            if self._left[index] <= 0 or command in ("render", "inner"):
                 raise error
             self._left[index] -= 1
             _log.warning(
@@ -241,6 +236,16 @@ class ProcessVectorEnv(BatchedEnv):
                 raise
             except Exception as failure:
                 error = failure
+
+    def _abandon(self, index: int, command: str, error: Exception) -> Any:
+        """Answer for a worker that a stop does not wait for; to a reset there is no answer."""
+        self._workers[index].close()
+        self.abandoned.add(index)
+        if command == "step":
+            return self._truncated(index)
+        if command == "render":
+            return None
+        raise Abandoned(*error.args) from error
 
     def _begin_again(self, index: int, command: str, argument: Any) -> Any:
         """Put a new worker in the place of the old one and answer the command."""

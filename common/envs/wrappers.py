@@ -209,9 +209,6 @@ class Restart(gymnasium.Wrapper):
         self._seeds = np.random.SeedSequence((self._seed, life + 1))
         self._next_seed = self._another_seed()
 
-    def _another_seed(self) -> int:
-        return int(self._seeds.spawn(1)[0].generate_state(1)[0])
-
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         self._next_seed = self._next_seed if seed is None else seed
         while True:
@@ -246,6 +243,9 @@ class Restart(gymnasium.Wrapper):
                 return
             except Exception as failure:
                 self._count(failure, "its constructor")
+
+    def _another_seed(self) -> int:
+        return int(self._seeds.spawn(1)[0].generate_state(1)[0])
 
     def _count(self, error: Exception, where: str) -> None:
         if self._left <= 0 or isinstance(error, UserError):
