@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from ctypes.util import find_library
 
 import pytest
 from env_contract import need
@@ -116,7 +117,8 @@ def in_one_process(backend, *jobs):
 def test_rendering_and_tensorflow_share_a_process_whichever_comes_first(backend):
     """Mesa and TensorFlow used to call into each other's LLVM and crash the process."""
     alone = in_one_process(backend, "render")
-    if "UserError" in alone.stderr:
+    # OSMesa needs no driver: where it is installed, it must work.
+    if "UserError" in alone.stderr and not (backend == "osmesa" and find_library("OSMesa")):
         pytest.skip(alone.stderr.splitlines()[-1])
     assert alone.returncode == 0 and alone.stdout.count("True") == 2, alone.stderr
     assert not alone.stderr, "the environment complains when Python ends"
