@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dreamerv2.common import scores, stats
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.figures import (
+from dreamerv2.common.results import scores, stats
+from dreamerv2.common.results.figures import (
     PALETTES,
     check_limits,
     draw_intervals,
@@ -35,9 +35,9 @@ from dreamerv2.common.figures import (
     short,
     visible,
 )
-from dreamerv2.common.results import Curve, Run, make_folder, write_results
-from dreamerv2.common.runs import Loaded, distinct, order, select, shown
-from dreamerv2.common.runs import load as load_runs
+from dreamerv2.common.results.find import Loaded, distinct, order, select, shown
+from dreamerv2.common.results.find import load as load_runs
+from dreamerv2.common.results.formats import Curve, Run, make_folder, write_results
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,17 +18,13 @@ from typing import Any
 import gymnasium
 
 from dreamerv2 import rules, saved
-from dreamerv2.common import envs, flags, paths, seeding
-from dreamerv2.common.checkpoint import Checkpoint
-from dreamerv2.common.cleanup import Cleanup
-from dreamerv2.common.config import Config
-from dreamerv2.common.counter import Counter
-from dreamerv2.common.driver import Driver, RandomPolicy
-from dreamerv2.common.envs import spacefile, spaces
+from dreamerv2.common import envs, seeding
+from dreamerv2.common.config import flags, paths
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.envs import adapter as spacefile
+from dreamerv2.common.envs import spaces
 from dreamerv2.common.errors import NothingToSample, UserError
-from dreamerv2.common.importing import importing_tensorflow
-from dreamerv2.common.lock import RunLock
-from dreamerv2.common.logger import (
+from dreamerv2.common.logger.logger import (
     EpisodeLog,
     JSONLOutput,
     Logger,
@@ -37,11 +33,17 @@ from dreamerv2.common.logger import (
     TerminalOutput,
     counts,
 )
-from dreamerv2.common.progress import Progress
-from dreamerv2.common.replay import Replay
-from dreamerv2.common.signals import StopRequest, terminable
+from dreamerv2.common.logger.progress import Progress
+from dreamerv2.common.nn.importing import importing_tensorflow
+from dreamerv2.common.replay.replay import Replay
+from dreamerv2.common.run.checkpoint import Checkpoint
+from dreamerv2.common.run.cleanup import Cleanup
+from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.driver import Driver, RandomPolicy
+from dreamerv2.common.run.lock import RunLock
+from dreamerv2.common.run.signals import StopRequest, terminable
+from dreamerv2.common.run.when import Every, parse_every
 from dreamerv2.common.stdio import lasting
-from dreamerv2.common.when import Every, parse_every
 from dreamerv2.health import Locate
 from dreamerv2.learner import Learner, fitting
 
@@ -295,7 +297,7 @@ def make_agent(*args: Any) -> Any:
     """Make the real agent, see agent.Agent, and say what it computes on."""
     with importing_tensorflow():  # it takes seconds; --help need not wait for it
         from dreamerv2.agent import Agent
-        from dreamerv2.common.tfutils import set_up_devices
+        from dreamerv2.common.nn.tfutils import set_up_devices
 
         devices = set_up_devices()
     agent = Agent(*args)

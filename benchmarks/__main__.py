@@ -11,7 +11,7 @@ from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.measure import COLUMNS, Row
 from dreamerv2 import rules
-from dreamerv2.common import flags, paths
+from dreamerv2.common.config import flags, paths
 from dreamerv2.common.errors import UserError, nearest
 
 # Name -> module and function. Modules are imported when their turn comes: some need TensorFlow.

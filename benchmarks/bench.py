@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.roofline import Roofline
 from benchmarks.synthetic import Task
-from dreamerv2.common.importing import importing_tensorflow
+from dreamerv2.common.nn.importing import importing_tensorflow
 
 
 class Bench:
@@ -31,7 +31,7 @@ class Bench:
     def start_tensorflow(self) -> None:
         """Import TensorFlow without its remarks, which would tear the table apart."""
         with importing_tensorflow():
-            from dreamerv2.common.tfutils import set_up_devices
+            from dreamerv2.common.nn.tfutils import set_up_devices
 
             self.device = set_up_devices()
         print(self.device, flush=True)
@@ -44,7 +44,7 @@ class Bench:
     @functools.cached_property
     def precisions(self) -> list[str]:
         """Names as --precision takes them; the first is the one that parts are measured in."""
-        from dreamerv2.common.tfutils import PRECISIONS, compute_dtype, gpus
+        from dreamerv2.common.nn.tfutils import PRECISIONS, compute_dtype, gpus
 
         default = compute_dtype(self.config.precision).name
         names = {dtype: name for name, dtype in PRECISIONS.items()}

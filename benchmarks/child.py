@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import machine
 from dreamerv2 import train as program
-from dreamerv2.common.importing import importing_tensorflow
+from dreamerv2.common.nn.importing import importing_tensorflow
 
 IMPORTED = time.time()  # what every command line waits for
 

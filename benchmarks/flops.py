@@ -10,8 +10,8 @@ import math
 
 import tensorflow as tf
 
-from dreamerv2.common.convolutions import Conv
-from dreamerv2.common.layers import Dense
+from dreamerv2.common.nn.convolutions import Conv
+from dreamerv2.common.nn.layers import Dense
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.devices import compiled, wait
 from benchmarks.measure import Row, milliseconds, repeat
-from dreamerv2.common.tfutils import cast_once, recording
+from dreamerv2.common.nn.tfutils import cast_once, recording
 from dreamerv2.losses import kl_balance
 
 

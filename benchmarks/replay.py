@@ -8,8 +8,8 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.measure import Row, milliseconds, repeat
-from dreamerv2.common.replay import Replay
-from dreamerv2.common.sequences import Dataset
+from dreamerv2.common.replay.dataset import Dataset
+from dreamerv2.common.replay.replay import Replay
 
 
 def rows(bench: Bench) -> Iterator[Row]:

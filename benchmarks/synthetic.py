@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamerv2.common import envs
 from dreamerv2.common.envs.spaces import OneHotSpace
-from dreamerv2.common.episodes import Names, write_episode
+from dreamerv2.common.replay.episode import Names, write_episode
 
 
 class Task:

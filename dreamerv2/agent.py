@@ -9,9 +9,9 @@ from dreamerv2 import exploration
 from dreamerv2.behavior import ActorCritic
 from dreamerv2.common import seeding
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.optim import Optimizer
-from dreamerv2.common.packing import Layout, Scalars, pack, unpack
-from dreamerv2.common.tfutils import (
+from dreamerv2.common.nn.dispatch import Layout, Scalars, pack, unpack
+from dreamerv2.common.nn.optim import Optimizer
+from dreamerv2.common.nn.tfutils import (
     Init,
     LowPrecisionCopies,
     cast_once,
@@ -21,7 +21,7 @@ from dreamerv2.common.tfutils import (
     named_variables,
     recording,
 )
-from dreamerv2.common.when import Until
+from dreamerv2.common.run.when import Until
 from dreamerv2.world_model import NOT_OBSERVED, WorldModel
 
 STREAMS = ("policy", "eval", "update", "report")  # one stream of random numbers per consumer

@@ -22,12 +22,14 @@ import numpy as np
 
 from dreamerv2 import rules, saved
 from dreamerv2 import train as trainer
-from dreamerv2.common import envs, paths
-from dreamerv2.common.config import Config
-from dreamerv2.common.envs import gym, spacefile, wrappers
+from dreamerv2.common import envs
+from dreamerv2.common.config import paths
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.envs import adapter as spacefile
+from dreamerv2.common.envs import gym, wrappers
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError, end_scripts_plainly
-from dreamerv2.common.logger import Output
+from dreamerv2.common.logger.logger import Output
 
 __all__ = ["Policy", "UserError", "configs", "defaults", "load", "train"]
 

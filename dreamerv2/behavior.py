@@ -6,10 +6,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.layers import OneHots
-from dreamerv2.common.nets import Head
-from dreamerv2.common.optim import Optimizer
-from dreamerv2.common.tfutils import Init, cast_once, recording, schedule
+from dreamerv2.common.nn.layers import OneHots
+from dreamerv2.common.nn.nets import Head
+from dreamerv2.common.nn.optim import Optimizer
+from dreamerv2.common.nn.tfutils import Init, cast_once, recording, schedule
 from dreamerv2.losses import actor_loss, critic_loss, imagination_weights, lambda_return
 from dreamerv2.rssm import State
 from dreamerv2.world_model import Sequence, WorldModel, head_inputs

@@ -21,12 +21,15 @@ import numpy as np
 import tensorflow as tf
 
 from dreamerv2 import saved
-from dreamerv2.common import draw, film, seeding, video
-from dreamerv2.common.config import Config
-from dreamerv2.common.envs import spacefile
+from dreamerv2.common import seeding
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.envs import adapter as spacefile
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.tfutils import fold, uniform
+from dreamerv2.common.nn.tfutils import fold, uniform
+from dreamerv2.common.video import encode as video
+from dreamerv2.common.video import overlay as draw
+from dreamerv2.common.video import writer as film
 
 SEQUENCES, LENGTH, CONTEXT = 6, 50, 5
 FPS = 8  # slow enough to read the numbers

@@ -17,14 +17,17 @@ import gymnasium
 import numpy as np
 
 from dreamerv2 import saved
-from dreamerv2.common import draw, film, scores, seeding
-from dreamerv2.common.config import Config
-from dreamerv2.common.driver import Driver
+from dreamerv2.common import seeding
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.progress import Progress
-from dreamerv2.common.results import WHOLE_GAME
-from dreamerv2.common.signals import StopRequest
+from dreamerv2.common.logger.progress import Progress
+from dreamerv2.common.results import scores
+from dreamerv2.common.results.formats import WHOLE_GAME
+from dreamerv2.common.run.driver import Driver
+from dreamerv2.common.run.signals import StopRequest
+from dreamerv2.common.video import overlay as draw
+from dreamerv2.common.video import writer as film
 
 FILMED = 3  # episodes
 

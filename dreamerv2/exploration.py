@@ -7,12 +7,12 @@ policy sample and `update(post, outputs, data, seed, step)` -> metrics.
 import tensorflow as tf
 
 from dreamerv2.behavior import ActorCritic, RewardNorm
-from dreamerv2.common import dists
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.layers import OneHots
-from dreamerv2.common.nets import Head
-from dreamerv2.common.optim import Optimizer
-from dreamerv2.common.tfutils import Init, cast_once, recording
+from dreamerv2.common.nn import dists
+from dreamerv2.common.nn.layers import OneHots
+from dreamerv2.common.nn.nets import Head
+from dreamerv2.common.nn.optim import Optimizer
+from dreamerv2.common.nn.tfutils import Init, cast_once, recording
 from dreamerv2.world_model import Batch, Sequence, WorldModel, head_inputs
 
 

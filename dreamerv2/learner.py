@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common.checkpoint import compare
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.sequences import Dataset
+from dreamerv2.common.replay.dataset import Dataset
+from dreamerv2.common.run.checkpoint import compare
 from dreamerv2.health import Health
 
 LOSS_SCALE = re.compile(r"/loss_scale(_finite)?$")  # names of the variables of optim.LossScale

@@ -5,7 +5,7 @@ Time is the leading axis where there is one.
 
 import tensorflow as tf
 
-from dreamerv2.common import dists
+from dreamerv2.common.nn import dists
 
 sg = tf.stop_gradient
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from dreamerv2.common import dists
-from dreamerv2.common.layers import Dense, GRUCell, NormAct, OneHots
-from dreamerv2.common.recurrence import Linear, recur, scan, swap_time
-from dreamerv2.common.tfutils import Init, Nest, weight, wide
+from dreamerv2.common.nn import dists
+from dreamerv2.common.nn.layers import Dense, GRUCell, NormAct, OneHots
+from dreamerv2.common.nn.recurrence import Linear, recur, scan, swap_time
+from dreamerv2.common.nn.tfutils import Init, Nest, weight, wide
 
 State = dict[str, tf.Tensor]
 

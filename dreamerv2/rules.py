@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamerv2.common import values
-from dreamerv2.common.config import Config, show
+from dreamerv2.common.config import values
+from dreamerv2.common.config.config import Config, show
+from dreamerv2.common.config.values import Value
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.values import Value
-from dreamerv2.common.when import parse_every
+from dreamerv2.common.run.when import parse_every
 
 Rule = Callable[[Value], str | None]
 

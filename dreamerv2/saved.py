@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamerv2.common.checkpoint import Checkpoint, load_version
-from dreamerv2.common.config import OPEN_GROUPS, Config
-from dreamerv2.common.episodes import FileCache, StoredEpisode, trained_on
+from dreamerv2.common.config.config import OPEN_GROUPS, Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.npzlayout import Damaged
+from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
+from dreamerv2.common.run.checkpoint import Checkpoint, load_version
 from dreamerv2.learner import load_agent
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.layers import OneHots
-from dreamerv2.common.nets import Decoder, Encoder, Head
-from dreamerv2.common.recurrence import scan
-from dreamerv2.common.tfutils import Init, uniform
+from dreamerv2.common.nn.layers import OneHots
+from dreamerv2.common.nn.nets import Decoder, Encoder, Head
+from dreamerv2.common.nn.recurrence import scan
+from dreamerv2.common.nn.tfutils import Init, uniform
 from dreamerv2.losses import kl_balance
 from dreamerv2.rssm import RSSM, State
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay.replay import Replay
 
 
 def make_row(episode, t, last=-1, terminal=True, first=None):

@@ -12,10 +12,11 @@ from tiny import FLAGS
 
 import dreamerv2.api as dv2
 from dreamerv2 import train as trainer
-from dreamerv2.common.checkpoint import Checkpoint
-from dreamerv2.common.config import Config
-from dreamerv2.common.envs import gym, spacefile, vectorize
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.envs import adapter as spacefile
+from dreamerv2.common.envs import gym, vectorize
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.run.checkpoint import Checkpoint
 
 RANGE = spaces.Box(np.array([-2, 0], np.float32), np.array([2, 10], np.float32))
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from dreamerv2.common import arrayfile
-from dreamerv2.common import checkpoint as checkpoint_lib
-from dreamerv2.common.checkpoint import Checkpoint, compare
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.run import checkpoint as checkpoint_lib
+from dreamerv2.common.run.checkpoint import Checkpoint, compare
 
 
 def arrays(seed=0):
@@ -386,7 +386,7 @@ def test_random_damage_behind_a_correct_marker_never_crashes(tmp_path):
 SAVER = """
     import sys
     import numpy as np
-    from dreamerv2.common.checkpoint import Checkpoint
+    from dreamerv2.common.run.checkpoint import Checkpoint
     checkpoint = Checkpoint(sys.argv[1])
     loaded = checkpoint.load()
     step = loaded[0] + 1 if loaded else 0
@@ -444,7 +444,7 @@ def test_fifty_killed_saves_lose_nothing_that_was_finished(tmp_path, capfd):
 STEPWISE = """
     import os, sys
     import numpy as np
-    from dreamerv2.common.checkpoint import Checkpoint
+    from dreamerv2.common.run.checkpoint import Checkpoint
     WATCHED = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree"}
     for limit in range(100):
         folder = os.path.join(sys.argv[1], str(limit))
@@ -534,7 +534,7 @@ def test_really_full_file_system(tmp_path):
 FILL = """
 import os, sys
 import numpy as np
-from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.common.errors import UserError
 folder = os.path.join("TMP", "checkpoints")
 checkpoint = Checkpoint(folder)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from commandline import TINY, finish, start
 
-from dreamerv2.common import paths
-from dreamerv2.common.checkpoint import Checkpoint
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import paths
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.run.checkpoint import Checkpoint
 
 PONG = ["--configs", "atari", "debug", "--task", "atari_pong"]
 

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dreamerv2 import rules
-from dreamerv2.common import values
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import values
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.config.paths import load_configs
+from dreamerv2.common.config.yaml import read_yaml
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.paths import load_configs
-from dreamerv2.common.yamlfile import read_yaml
 
 CONFIGS = load_configs()
 DEFAULTS = Config(CONFIGS["defaults"])

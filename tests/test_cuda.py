@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from sources import ROOT
 
-from dreamerv2.common import cuda, tfutils
+from dreamerv2.common.nn import cuda, tfutils
 
 LOADED = """
 from dreamerv2.common import cuda

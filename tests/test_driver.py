@@ -4,10 +4,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_vector_env, vectorize
-from dreamerv2.common.envs.process import Abandoned
+from dreamerv2.common.envs.vector.process import Abandoned
 from dreamerv2.common.envs.wrappers import OneHotSpace
+from dreamerv2.common.run.driver import Driver
 
 
 class CountingEnv(gymnasium.Env):

@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 from episode_rows import make_arrays, make_row
 
-from dreamerv2.common import episodes, npzlayout
-from dreamerv2.common.episodes import FILE_NAME, FileCache, Names, StoredEpisode, write_episode
+from dreamerv2.common import npzlayout
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.journal import Journal
 from dreamerv2.common.npzlayout import Damaged
+from dreamerv2.common.replay import episode as episodes
+from dreamerv2.common.replay.episode import (
+    FILE_NAME,
+    FileCache,
+    Names,
+    StoredEpisode,
+    write_episode,
+)
+from dreamerv2.common.replay.journal import Journal
 
 NAME = "20210102T030405-" + "ab" * 16
 
@@ -166,7 +173,7 @@ def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(tmp_path
     import resource
     from pathlib import Path
     from episode_rows import make_arrays
-    from dreamerv2.common.episodes import write_episode
+    from dreamerv2.common.replay.episode import write_episode
     from dreamerv2.common.errors import UserError
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, {resource.RLIM_INFINITY}))
     directory = Path({str(tmp_path)!r})
@@ -183,7 +190,7 @@ def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(tmp_path
 
 
 def run_python(code):
-    root = Path(episodes.__file__).parents[2]
+    root = Path(episodes.__file__).parents[3]
     path = os.pathsep.join([str(root), str(Path(__file__).parent)])
     command = [sys.executable, "-c", textwrap.dedent(code)]
     env = {**os.environ, "PYTHONPATH": path}

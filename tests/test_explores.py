@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import train
-from dreamerv2.common import envs, paths
-from dreamerv2.common.config import Config
-from dreamerv2.common.driver import Driver, RandomPolicy
+from dreamerv2.common import envs
+from dreamerv2.common.config import paths
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import gym
+from dreamerv2.common.run.driver import Driver, RandomPolicy
 
 SIZE = 15  # cells in each direction
 STEPS = 1500

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamerv2.common import flags
-from dreamerv2.common.config import SCHEDULED, Config
+from dreamerv2.common.config import flags
+from dreamerv2.common.config.config import SCHEDULED, Config
+from dreamerv2.common.config.paths import configs_path, load_configs
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.paths import configs_path, load_configs
 
 CONFIGS = load_configs()
 DEFAULTS = Config(CONFIGS["defaults"])
@@ -187,7 +187,7 @@ def test_any_value_of_any_knob_is_a_config_or_a_sentence(key, value):
 # Scripts and notebooks --------------------------------------------------------------------------
 
 SCRIPT = """
-from dreamerv2.common.config import Config
+from dreamerv2.common.config.config import Config
 config = Config({"logdir": "", "a": {"b": 1}}).update({"logdir": "X", "a.b": 2}).parse_flags()
 print(config.logdir, config.a.b)
 """
@@ -230,7 +230,7 @@ def test_named_configs_are_refused_where_there_are_none():
 
 HELP = """
 import sys
-from dreamerv2.common import flags, paths
+from dreamerv2.common.config import flags, paths
 try:
     flags.parse(sys.argv[1:], paths.load_configs())
 finally:

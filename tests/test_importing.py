@@ -8,11 +8,11 @@ import sys
 import pytest
 from sources import ROOT
 
-from dreamerv2.common.importing import importing_tensorflow
+from dreamerv2.common.nn.importing import importing_tensorflow
 
 AGENT = """
 import json, sys
-from dreamerv2.common.importing import importing_tensorflow
+from dreamerv2.common.nn.importing import importing_tensorflow
 with importing_tensorflow():
     import dreamerv2.agent
 names = ("keras", "keras.src", "matplotlib", "pandas")

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from dreamerv2 import rules
-from dreamerv2.common import flags
-from dreamerv2.common.config import Config
-from dreamerv2.common.paths import configs_path, load_configs, package_root
+from dreamerv2.common.config import flags
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.config.paths import configs_path, load_configs, package_root
 
 CONFIGS = load_configs()
 DEFAULTS = Config(CONFIGS["defaults"])

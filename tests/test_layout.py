@@ -37,8 +37,9 @@ STEPS = [
     "train api",
 ]
 NUMPY_ONLY = [
-    *(f"dreamerv2.common.{name}" for name in "config flags counter when driver replay".split()),
-    *(f"dreamerv2.common.{name}" for name in "logger checkpoint paths errors envs".split()),
+    *(f"dreamerv2.common.{name}" for name in "config replay logger errors envs".split()),
+    *(f"dreamerv2.common.config.{name}" for name in "flags paths".split()),
+    *(f"dreamerv2.common.run.{name}" for name in "counter when driver checkpoint".split()),
     "dreamerv2.plot",
     "dreamerv2.api",
     "dreamerv2.train",

@@ -12,13 +12,13 @@ import textwrap
 
 import pytest
 
-from dreamerv2.common import lock as lock_lib
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.lock import RunLock
+from dreamerv2.common.run import lock as lock_lib
+from dreamerv2.common.run.lock import RunLock
 
 HOLDER = """
     import os, sys, time
-    from dreamerv2.common.lock import RunLock
+    from dreamerv2.common.run.lock import RunLock
     lock = RunLock(sys.argv[1])
     child = os.fork() if "fork" in sys.argv else None
     if child == 0:

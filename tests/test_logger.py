@@ -20,11 +20,10 @@ import tqdm
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dreamerv2.common import metricsfile, video
-from dreamerv2.common.config import Config
-from dreamerv2.common.counter import Counter
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.logger import (
+from dreamerv2.common.logger import jsonl as metricsfile
+from dreamerv2.common.logger.logger import (
     Entry,
     EpisodeLog,
     JSONLOutput,
@@ -32,7 +31,9 @@ from dreamerv2.common.logger import (
     TensorBoardOutput,
     TerminalOutput,
 )
-from dreamerv2.common.progress import Progress
+from dreamerv2.common.logger.progress import Progress
+from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.video import encode as video
 
 
 class Memory:
@@ -76,7 +77,7 @@ def moving_square(frames=8, channels=3):
 
 
 def test_films_of_episodes_are_bounded_and_what_is_no_image_is_named(monkeypatch, capsys):
-    monkeypatch.setattr("dreamerv2.common.logger.FILMED", 5)
+    monkeypatch.setattr("dreamerv2.common.logger.logger.FILMED", 5)
     output, step = Memory(), Counter(0)
     chosen = {f"log_keys_{name}": "^$" for name in ("sum", "mean", "max")}
     config = Config({**chosen, "log_keys_video": ["image", "imgae"], "eval_every": 1})
@@ -350,7 +351,7 @@ def test_last_line_of_any_length_is_found_again(tmp_path, length):
 
 WRITER = """
     import sys
-    from dreamerv2.common.logger import Entry, JSONLOutput
+    from dreamerv2.common.logger.logger import Entry, JSONLOutput
     output = JSONLOutput(sys.argv[1])
     print("ready", flush=True)
     for step in range(10**9):
@@ -376,7 +377,7 @@ def test_killed_writer_leaves_a_file_that_repair_makes_whole(tmp_path):
 FULL_DISK = """
     import resource, sys
     from dreamerv2.common.errors import UserError
-    from dreamerv2.common.logger import Entry, JSONLOutput
+    from dreamerv2.common.logger.logger import Entry, JSONLOutput
     output = JSONLOutput(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     try:
@@ -549,7 +550,7 @@ def test_logging_does_not_import_tensorflow(tmp_path):
     code = """
         import sys
         from dreamerv2.common import checkpoint, counter, lock, when
-        from dreamerv2.common.logger import Entry, TensorBoardOutput
+        from dreamerv2.common.logger.logger import Entry, TensorBoardOutput
         output = TensorBoardOutput(sys.argv[1])
         output.write(0, [Entry("scalar", "a", 1), Entry("text", "b", "c")])
         output.close()

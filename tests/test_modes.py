@@ -24,13 +24,15 @@ from tiny import FLAGS
 from dreamerv2 import dream, evaluate, saved
 from dreamerv2 import train as trainer
 from dreamerv2.agent import Agent
-from dreamerv2.common import draw, film, paths
-from dreamerv2.common.checkpoint import Checkpoint
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import paths
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import make_env, vectorize
 from dreamerv2.common.envs.wrappers import OneHotSpace, Restart
-from dreamerv2.common.lock import RunLock
-from dreamerv2.common.optim import Optimizer
+from dreamerv2.common.nn.optim import Optimizer
+from dreamerv2.common.run.checkpoint import Checkpoint
+from dreamerv2.common.run.lock import RunLock
+from dreamerv2.common.video import overlay as draw
+from dreamerv2.common.video import writer as film
 from dreamerv2.train import main
 
 ROOT = Path(__file__).resolve().parent.parent

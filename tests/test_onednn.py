@@ -11,7 +11,7 @@ from commandline import TINY, finish, start
 from sources import ROOT
 
 CONVOLUTION = """
-import dreamerv2.common.tfutils, tensorflow as tf
+import dreamerv2.common.nn.tfutils, tensorflow as tf
 tf.function(tf.nn.conv2d)(tf.ones((1, 4, 4, 8)), tf.ones((2, 2, 8, 8)), 1, "VALID")
 """
 X86 = platform.machine() in ("x86_64", "AMD64")

@@ -135,8 +135,8 @@ def test_an_installed_wheel_runs_from_another_directory(built, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     program = (
-        "import dreamerv2.common.config, dreamerv2.common.paths as paths;"
-        "print(dreamerv2.common.config.__file__);"
+        "import dreamerv2.common.config.config, dreamerv2.common.config.paths as paths;"
+        "print(dreamerv2.common.config.config.__file__);"
         "print('image' if 'atari' in paths.load_configs() else 'no configs')"
     )
     file, configs = run(python, "-c", program, cwd=elsewhere).split()

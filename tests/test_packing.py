@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dreamerv2.common.packing import Scalars, pack, unpack
+from dreamerv2.common.nn.dispatch import Scalars, pack, unpack
 
 
 def arrays(rng):

@@ -14,9 +14,11 @@ from matplotlib.image import imread
 
 import dreamerv2
 from dreamerv2 import plot
-from dreamerv2.common import results, runs, stats
-from dreamerv2.common.config import Config
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.results import find as runs
+from dreamerv2.common.results import formats as results
+from dreamerv2.common.results import stats
 
 ROOT = pathlib.Path(dreamerv2.__file__).parents[1]
 GAMES = ("atari_pong", "atari_breakout")
@@ -394,7 +396,7 @@ def test_runs_whose_episodes_are_cut_are_named(tmp_path, capsys):
 
 def test_one_game_and_55_are_legible(tmp_path):
     """Panels keep a readable size, no two overlap, and the legend stays clear of them."""
-    from dreamerv2.common.figures import panels
+    from dreamerv2.common.results.figures import panels
 
     for count in (1, 2, 5, 7, 20, 55):
         fig, axes = panels(count, ["a method with a name"] * 8, "x", "y")

@@ -15,8 +15,8 @@ from tiny import FLAGS
 
 from benchmarks.__main__ import parser as benchmarks_parser
 from dreamerv2 import plot, rules
-from dreamerv2.common import flags, paths
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import flags, paths
+from dreamerv2.common.config.config import Config
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIGS = paths.load_configs()

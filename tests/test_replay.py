@@ -12,11 +12,11 @@ from episode_rows import add_episode, check_rows, make_arrays, make_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamerv2.common import replay as replay_module
-from dreamerv2.common.episodes import write_episode
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.journal import Journal
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay import replay as replay_module
+from dreamerv2.common.replay.episode import write_episode
+from dreamerv2.common.replay.journal import Journal
+from dreamerv2.common.replay.replay import Replay
 
 
 def stored(directory):
@@ -384,7 +384,7 @@ def test_random_interleavings_of_workers_never_mix_episodes(tmp_path_factory, da
 WRITER = """
 import sys
 from episode_rows import add_episode
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay.replay import Replay
 replay = Replay(sys.argv[1], capacity=3000)
 number = replay.stats["total_episodes"]
 while True:
@@ -396,7 +396,7 @@ while True:
 
 
 def test_kill_9_of_a_writer_at_any_moment_loses_nothing_stored(tmp_path):
-    root = Path(replay_module.__file__).parents[2]
+    root = Path(replay_module.__file__).parents[3]
     path = os.pathsep.join([str(root), str(Path(__file__).parent)])
     generator = np.random.default_rng(0)
     total = 0

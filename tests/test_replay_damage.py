@@ -10,10 +10,10 @@ from episode_rows import add_episode, check_rows, fill, make_arrays, make_row, p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamerv2.common import replay as replay_module
-from dreamerv2.common.episodes import write_episode
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay import replay as replay_module
+from dreamerv2.common.replay.episode import write_episode
+from dreamerv2.common.replay.replay import Replay
 
 
 def damage(path, kind, position):
@@ -129,7 +129,7 @@ FULL_DISK = """
 import resource, sys
 from episode_rows import make_row
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay.replay import Replay
 replay = Replay(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
 try:
@@ -144,7 +144,7 @@ for late in range(t, t + 5):
 
 
 def test_a_full_disk_while_collecting_loses_no_row_and_the_next_start_goes_on(tmp_path):
-    root = Path(replay_module.__file__).parents[2]
+    root = Path(replay_module.__file__).parents[3]
     path = os.pathsep.join([str(root), str(Path(__file__).parent)])
     output = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],

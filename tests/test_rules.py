@@ -5,10 +5,10 @@ import re
 import pytest
 
 from dreamerv2 import rules
-from dreamerv2.common import flags
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import flags
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.config.paths import load_configs
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.paths import load_configs
 
 CONFIGS = load_configs()
 DEFAULTS = Config(CONFIGS["defaults"])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dreamerv2.common import scores, stats
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.results import Run
+from dreamerv2.common.results import scores, stats
+from dreamerv2.common.results.formats import Run
 
 METHODS = ("dqn", "c51", "rainbow", "iqn", "dreamerv2", "dreamerv2_schedules")
 # Gamer median, gamer mean, record mean, clipped record mean; the paper's table, but for dreamerv2.

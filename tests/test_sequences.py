@@ -19,9 +19,9 @@ from episode_rows import (
 )
 from scipy import stats
 
-from dreamerv2.common.episodes import StoredEpisode
-from dreamerv2.common.journal import Journal
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay.episode import StoredEpisode
+from dreamerv2.common.replay.journal import Journal
+from dreamerv2.common.replay.replay import Replay
 
 
 def enumerate_draws(rows, minlen, maxlen, prioritize_ends):

@@ -11,8 +11,8 @@ import browser
 import numpy as np
 import pytest
 
-from dreamerv2.common.counter import Counter
-from dreamerv2.common.logger import Logger, TensorBoardOutput
+from dreamerv2.common.logger.logger import Logger, TensorBoardOutput
+from dreamerv2.common.run.counter import Counter
 
 RUN = "atari_pong/dreamerv2/1"
 FOLDER = Path(sys.executable).parent

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from train_fakes import World, make_config
 
-from dreamerv2.common.checkpoint import Checkpoint
-from dreamerv2.common.config import Config
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay.replay import Replay
+from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.train import describe, train
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dreamerv2.common import when
-from dreamerv2.common.counter import Counter
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.run import when
+from dreamerv2.common.run.counter import Counter
 
 
 def fired(scheduler, steps):

@@ -7,8 +7,9 @@ import gymnasium
 import numpy as np
 
 import train
-from dreamerv2.common import envs, paths
-from dreamerv2.common.config import Config
+from dreamerv2.common import envs
+from dreamerv2.common.config import paths
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs.spaces import OneHotSpace
 
 

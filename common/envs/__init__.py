@@ -13,7 +13,8 @@ from typing import Any
 
 import gymnasium
 
-from dreamerv2.common.envs import vector, wrappers
+from dreamerv2.common.envs import wrappers
+from dreamerv2.common.envs.vector import vector
 from dreamerv2.common.errors import UserError, nearest
 
 # suite -> (the extra that installs it, the package whose absence means it is not installed)

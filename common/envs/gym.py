@@ -12,7 +12,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.envs import rendering, spaces, worker, wrappers
+from dreamerv2.common.envs import rendering, spaces, wrappers
+from dreamerv2.common.envs.vector import worker
 from dreamerv2.common.errors import UserError, nearest
 from dreamerv2.common.hush import hushed
 

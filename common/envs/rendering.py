@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamerv2.common.envs import worker
+from dreamerv2.common.envs.vector import worker
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.hush import hushed
 

@@ -14,7 +14,7 @@ from env_contract import env_config
 from env_fakes import ACTIONS, Counting, Failing, alive
 
 from dreamerv2.common.envs import vectorize
-from dreamerv2.common.envs.process import Abandoned, WorkerProcess
+from dreamerv2.common.envs.vector.process import Abandoned, WorkerProcess
 from dreamerv2.common.envs.wrappers import Restart
 
 

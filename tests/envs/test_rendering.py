@@ -130,7 +130,8 @@ def test_rendering_and_tensorflow_share_a_process_whichever_comes_first(backend)
 
 
 def test_a_worker_process_does_not_load_tensorflow_for_it(monkeypatch):
-    from dreamerv2.common.envs import rendering, worker
+    from dreamerv2.common.envs import rendering
+    from dreamerv2.common.envs.vector import worker
 
     loaded = []
     monkeypatch.setattr(rendering.ctypes, "CDLL", lambda path, flags: loaded.append(path))

@@ -209,7 +209,8 @@ def test_a_missing_package_says_which_extra_to_install(task, package, extra, mon
 
 def test_suites_are_imported_only_when_asked_for():
     code = (
-        "import sys; from dreamerv2.common.envs import make_env; import dreamerv2.common.driver;"
+        "import sys; from dreamerv2.common.envs import make_env; "
+        "import dreamerv2.common.run.driver;"
         "print([m for m in ('ale_py', 'crafter', 'minigrid', 'dm_control', 'tensorflow', 'PIL')"
         " if m in sys.modules])"
     )

@@ -4,7 +4,7 @@ import tensorflow as tf
 from scipy import stats
 from small_models import assert_close, numpy_of
 
-from dreamerv2.common.tfutils import uniform
+from dreamerv2.common.nn.tfutils import uniform
 from dreamerv2.exploration import action_noise
 
 SEED = tf.constant([3, 7], tf.int32)

@@ -157,7 +157,7 @@ def test_slow_critic_schedule(every, fraction):
 
 def test_slow_critic_starts_as_a_copy_and_may_be_left_out():
     from dreamerv2.behavior import ActorCritic
-    from dreamerv2.common.tfutils import Init
+    from dreamerv2.common.nn.tfutils import Init
 
     config = small_config()
     model = make_model(config, shapes={"position": (3,)})

@@ -6,7 +6,7 @@ from scipy import integrate, stats
 from scipy.special import expit, softmax
 from small_models import assert_close, numpy_of
 
-from dreamerv2.common import dists
+from dreamerv2.common.nn import dists
 
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 SHAPES = pytest.mark.parametrize("shape", [(4,), (5, 3), (2, 3, 4)])

@@ -21,7 +21,7 @@ from small_models import (
 from dreamerv2 import exploration
 from dreamerv2.agent import Agent
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.tfutils import Init
+from dreamerv2.common.nn.tfutils import Init
 
 SEED = tf.constant([3, 7], tf.int32)
 STEP = tf.constant(0, tf.int64)

@@ -14,8 +14,8 @@ from small_models import (
 )
 
 from dreamerv2 import losses
-from dreamerv2.common import dists
-from dreamerv2.common.tfutils import recording
+from dreamerv2.common.nn import dists
+from dreamerv2.common.nn.tfutils import recording
 
 SEED, STEP = tf.constant([1, 2], tf.int32), tf.constant(0, tf.int64)
 VECTOR = {"position": (3,)}

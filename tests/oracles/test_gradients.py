@@ -24,7 +24,7 @@ from small_models import (
     weights_of,
 )
 
-from dreamerv2.common.tfutils import named_variables, recording
+from dreamerv2.common.nn.tfutils import named_variables, recording
 
 SEED, STEP = tf.constant([1, 2], tf.int32), tf.constant(0, tf.int64)
 NO_IMAGES = {r".*\.cnn_keys": "$^"}

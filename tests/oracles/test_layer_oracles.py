@@ -5,9 +5,9 @@ import tensorflow as tf
 from scipy.signal import convolve2d, correlate2d
 from small_models import assert_close, numpy_of, randomize, small_config, weights_of
 
-from dreamerv2.common import convolutions, layers
-from dreamerv2.common.nets import MLP, Decoder, Encoder, Head
-from dreamerv2.common.tfutils import Init
+from dreamerv2.common.nn import convolutions, layers
+from dreamerv2.common.nn.nets import MLP, Decoder, Encoder, Head
+from dreamerv2.common.nn.tfutils import Init
 
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 

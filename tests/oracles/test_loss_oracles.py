@@ -9,7 +9,7 @@ from numpy_rssm import NumpyRSSM
 from small_models import GAUSSIAN, assert_close, small_config
 
 from dreamerv2 import losses
-from dreamerv2.common import dists
+from dreamerv2.common.nn import dists
 
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 SIZES = pytest.mark.parametrize("size", [(5, 4), (1, 1), (15, 2), (2, 7)])

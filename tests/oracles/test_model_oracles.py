@@ -22,7 +22,7 @@ from small_models import (
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.tfutils import named_variables
+from dreamerv2.common.nn.tfutils import named_variables
 from dreamerv2.world_model import WorldModel, is_trained
 
 SEED = tf.constant([1, 2], tf.int32)
@@ -117,7 +117,7 @@ def test_per_state_losses_average_to_the_loss():
 
 def test_a_perfect_image_costs_the_constant_of_the_paper():
     """4096 unit Gaussians: 4096 / 2 * log(2 pi) = 3764 nats."""
-    from dreamerv2.common.dists import Normal
+    from dreamerv2.common.nn.dists import Normal
 
     image = tf.constant(np.random.default_rng(0).uniform(-0.5, 0.5, (64, 64, 1)))
     constant = -float(Normal(image, 1.0, 3).log_prob(image))

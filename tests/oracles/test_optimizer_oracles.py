@@ -5,7 +5,7 @@ from numpy_optim import NumpyOptimizer
 from small_models import assert_close, small_config
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.optim import SLOTS, Optimizer
+from dreamerv2.common.nn.optim import SLOTS, Optimizer
 
 SHAPES = [(3, 4), (5,), ()]
 

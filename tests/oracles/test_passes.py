@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dreamerv2.common import passes
-from dreamerv2.common.convolutions import Conv, ConvTranspose
-from dreamerv2.common.layers import Dense, NormAct
-from dreamerv2.common.tfutils import Init
+from dreamerv2.common.nn import passes
+from dreamerv2.common.nn.convolutions import Conv, ConvTranspose
+from dreamerv2.common.nn.layers import Dense, NormAct
+from dreamerv2.common.nn.tfutils import Init
 
 UNIT = 2.0**-8  # the largest relative error of rounding to bfloat16
 PASSES = ("_sum_and_elu", "_elu_gradient", "_add_eighths")

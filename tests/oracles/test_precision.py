@@ -9,11 +9,11 @@ from small_agents import batches, build, largest_difference, train
 from small_models import SHAPES, VECTORS, make_model, random_start, small_config, tensors_of
 
 from dreamerv2.behavior import RewardNorm
-from dreamerv2.common import dists
-from dreamerv2.common.config import Config
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.nets import Head
-from dreamerv2.common.tfutils import Init, fold, named_variables, recording, uniform
+from dreamerv2.common.nn import dists
+from dreamerv2.common.nn.nets import Head
+from dreamerv2.common.nn.tfutils import Init, fold, named_variables, recording, uniform
 
 SEED = tf.constant([1, 2], tf.int32)
 # Relative; a rounded logit changes about one sample in a thousand, which costs most of this.

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from small_models import assert_close
 
-from dreamerv2.common import recurrence
-from dreamerv2.common.recurrence import Linear, recur, scan
+from dreamerv2.common.nn import recurrence
+from dreamerv2.common.nn.recurrence import Linear, recur, scan
 
 STEPS, BATCH, SIZE, HIDDEN = 5, 3, 4, 6
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_agents import batches, build, train
 
-from dreamerv2.common.checkpoint import Checkpoint
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.learner import Learner, fitting
 
 

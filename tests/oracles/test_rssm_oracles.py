@@ -12,7 +12,7 @@ from small_models import (
     weights_of,
 )
 
-from dreamerv2.common.tfutils import Init
+from dreamerv2.common.nn.tfutils import Init
 from dreamerv2.rssm import RSSM
 
 EMBED, ACTIONS = 5, 3

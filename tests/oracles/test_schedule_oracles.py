@@ -2,8 +2,8 @@ import pytest
 import tensorflow as tf
 from small_models import assert_close
 
-from dreamerv2.common import values
-from dreamerv2.common.tfutils import SCHEDULES, schedule
+from dreamerv2.common.config import values
+from dreamerv2.common.nn.tfutils import SCHEDULES, schedule
 
 STEPS = (0, 1, 999, 1000, 5_000, 10_000, 30_000, 50_000_000)
 

@@ -19,7 +19,6 @@ import numpy as np
 
 import train
 from dreamerv2.common import envs
-from dreamerv2.common.envs import worker  # noqa: F401, workers find it imported
 from dreamerv2.common.envs.wrappers import OneHotSpace, wrap
 
 

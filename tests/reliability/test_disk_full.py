@@ -19,7 +19,7 @@ from reliable import (
     steps_on_disk,
 )
 
-from dreamerv2.common.checkpoint import Checkpoint
+from dreamerv2.common.run.checkpoint import Checkpoint
 
 MANY = ["--steps", "100000", "--eval_every", "100000", "--log_keys_video", "none"]
 IN_TMPFS = """

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from reliable import TINY
 
-from dreamerv2.common import paths
-from dreamerv2.common.checkpoint import Checkpoint
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import paths
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.config.flags import Flags
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.flags import Flags
-from dreamerv2.common.replay import Replay
+from dreamerv2.common.replay.replay import Replay
+from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.learner import Learner
 
 SHAPES = {"image": (64, 64, 1), "place": (2,)}

@@ -24,7 +24,8 @@ from reliable import (
     wait_for,
 )
 
-from dreamerv2.common import signals, stdio
+from dreamerv2.common import stdio
+from dreamerv2.common.run import signals
 
 WORKERS = ["--envs", "2", "--envs_parallel", "process"]
 

@@ -1,0 +1,169 @@
+"""spaces.json: the spaces a run was trained with, for whoever plays its policy later.
+
+They are the environment's own, before the wrappers of this package. ``Replica`` puts the same
+wrappers around spaces alone, so that observations and actions are converted as in training.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
+
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.envs import spaces, wrappers
+from dreamerv2.common.envs.spaces import OneHotSpace
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.replay.episode import write_atomically
+
+FILENAME = "spaces.json"
+
+
+def save(logdir: Path, envs: gymnasium.vector.VectorEnv) -> None:
+    """Write the spaces of a run's environments into its folder, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    inner = getattr(envs, "inner", None)  # vectors that are not ours have no wrappers of ours
+    observation = inner.observation_space if inner else envs.single_observation_space
+    action = inner.action_space if inner else envs.single_action_space
+    content = {"observation": encode(observation), "action": encode(action)}
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(logdir / FILENAME, lambda file: file.write(text.encode()))
+
+
+def load(logdir: Path) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """Return the observation and the action space that ``save`` wrote.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    path = logdir / FILENAME
+    try:
+        content = json.loads(path.read_text())
+        return decode(content["observation"]), decode(content["action"])
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); training writes it when it starts."
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        raise UserError(f"{path} does not hold the spaces of a run ({error!r}).") from error
+
+
+def encode(space: gymnasium.Space) -> dict[str, Any]:
+    """Return what JSON can hold of a space; bounds that are all the same are one number."""
+    if isinstance(space, Dict):
+        return {"kind": "Dict", "spaces": {key: encode(inner) for key, inner in space.items()}}
+    if isinstance(space, OneHotSpace):
+        return {"kind": "Discrete", "n": space.n, "start": 0}
+    if isinstance(space, Box):
+        bounds = {"low": _encode_bound(space.low), "high": _encode_bound(space.high)}
+        return {"kind": "Box", "shape": list(space.shape), "dtype": space.dtype.name, **bounds}
+    if isinstance(space, Discrete):
+        return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, MultiDiscrete):
+        return {
+            "kind": "MultiDiscrete",
+            "nvec": space.nvec.tolist(),
+            "start": space.start.tolist(),
+        }
+    if isinstance(space, MultiBinary):
+        return {"kind": "MultiBinary", "n": space.n if len(space.shape) == 1 else list(space.shape)}
+    if space.dtype is not None and space.dtype.kind == "U":
+        return {"kind": "Text"}  # of any sort: the model does not read it
+    raise ValueError(f"{space} has no place in {FILENAME}.")
+
+
+def decode(data: Mapping[str, Any]) -> gymnasium.Space:
+    """Return the space that ``encode`` described."""
+    kind = data["kind"]
+    if kind == "Dict":
+        return Dict({key: decode(inner) for key, inner in data["spaces"].items()})
+    if kind == "Box":
+        dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
+        low, high = (_decode_bound(data[name], shape, dtype) for name in ("low", "high"))
+        return Box(low, high, shape, dtype.type)
+    if kind == "Discrete":
+        return Discrete(data["n"], start=data["start"])
+    if kind == "MultiDiscrete":
+        return MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
+    if kind == "MultiBinary":
+        return MultiBinary(data["n"])
+    if kind == "Text":
+        return Text(1)
+    raise ValueError(f"no space is called {kind}")
+
+
+def _encode_bound(bound: np.ndarray) -> Any:
+    # JSON knows no infinity; as text, "inf" reads back as a number all the same.
+    numbers = [x if np.isfinite(x) else str(x) for x in bound.ravel().tolist()]
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def _decode_bound(bound: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if isinstance(bound, list):
+        return np.array([dtype.type(x) for x in bound], dtype).reshape(shape)
+    return np.full(shape, dtype.type(bound), dtype)
+
+
+class Replica:
+    """The conversions of an environment without the environment.
+
+    Args:
+        observation_space, action_space: the environment's own.
+        config: of the run.
+
+    Raises:
+        UserError: a space is not supported.
+    """
+
+    def __init__(
+        self, observation_space: gymnasium.Space, action_space: gymnasium.Space, config: Config
+    ):
+        self._end = _DeadEnd(_without_logs(observation_space), action_space)
+        # Each call is one step of the agent; repeats and the end of the episode are the caller's.
+        config = config.update({"action_repeat": 1, "time_limit": 0})
+        self._env = wrappers.standardize(spaces.DictObs(self._end), config)
+        self.observation_space = self._env.observation_space
+        self.action_space = self._env.action_space
+
+    def observe(self, obs: Any) -> dict[str, np.ndarray]:
+        """Convert an observation of the environment to what the agent sees.
+
+        Raises:
+            UserError: it does not fit the spaces; names the key.
+        """
+        self._end.obs = obs
+        return self._env.reset()[0]
+
+    def act(self, action: np.ndarray) -> Any:
+        """Convert an action of the agent [A] to what the environment takes."""
+        self._env.step(action)
+        return self._end.action
+
+
+class _DeadEnd(gymnasium.Env):
+    """Returns the observation it was given, keeps the action it gets."""
+
+    def __init__(self, observation_space: gymnasium.Space, action_space: gymnasium.Space):
+        self.observation_space, self.action_space = observation_space, action_space
+        self.obs: Any = None
+        self.action: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        return self.obs, {}
+
+    def step(self, action: Any):
+        self.action = action
+        return self.obs, 0.0, False, False, {}
+
+
+def _without_logs(space: gymnasium.Space) -> gymnasium.Space:
+    """Leave out what is only logged in training: whoever plays need not provide it."""
+    if not isinstance(space, Dict):
+        return space
+    return Dict({key: inner for key, inner in space.items() if not key.startswith("log_")})

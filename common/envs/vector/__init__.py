@@ -1,0 +1,1 @@
+"""Environments side by side, in this process or in worker processes."""

@@ -1,0 +1,1 @@
+"""Everything that imports TensorFlow, below the agent's own files."""

@@ -1,0 +1,1 @@
+"""Finding, reading and comparing results of runs, for plot.py and evaluation."""

@@ -1,0 +1,286 @@
+"""Find training runs at any depth of some folders, name them, and load one metric of each."""
+
+import concurrent.futures
+import functools
+import os
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.results.formats import (
+    WHOLE_GAME,
+    Curve,
+    Run,
+    metric_names,
+    read_curves,
+    read_metrics,
+    read_results,
+)
+
+METRICS = "metrics.jsonl"
+# Thousands of files that are no results; listing them would take longer than reading the runs.
+DATA_FOLDERS = {"train_episodes", "eval_episodes", "checkpoints", "videos"}
+PARALLEL = 50e6  # bytes of metrics from which on starting processes pays off
+
+
+class Loaded(NamedTuple):
+    """What was read: `yaxis` is the metric found, `notes` say what was left out and why."""
+
+    runs: list[Run]
+    curves: list[Curve]
+    yaxis: str
+    notes: list[str]
+
+
+def load(
+    indirs: dict[pathlib.Path, str],
+    exclude: pathlib.Path,
+    xaxis: str = "step",
+    yaxes: Sequence[str] = ("eval_return", "train_return"),
+) -> Loaded:
+    """Read the first of the metrics `yaxes` that the runs have from every source.
+
+    `indirs` maps folders or files to a prefix for their methods ("" for none); see
+    find_sources for `exclude`. Raises UserError that says what was looked for if nothing is found.
+    """
+    found = [(file, indir) for indir in indirs for file in find_sources(indir, exclude)]
+    found, notes = _leave_out(found)
+    # Folders given may overlap; a run twice would pass for two seeds.
+    files = [*{file.resolve(): (file, indir) for file, indir in reversed(found)}.values()][::-1]
+    for yaxis in yaxes:
+        loaded = _load(files, indirs, xaxis, yaxis)
+        if loaded.runs or loaded.curves:
+            return loaded._replace(notes=[*notes, *loaded.notes])
+    nothing = _nothing_found([file for file, _ in files], indirs, xaxis, yaxes)
+    raise UserError(nothing + "".join(f" Note: {note}." for note in notes))
+
+
+def _leave_out(
+    found: list[tuple[pathlib.Path, pathlib.Path]],
+) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
+    """Leave out what cannot be opened, and plots unless asked for; return notes that say so."""
+    closed = [file for file, _ in found if not os.access(file, os.R_OK)]  # Or a link to nothing.
+    below = [file.parent for file, indir in found if indir not in (file, file.parent)]
+    plots = [folder for folder in dict.fromkeys(below) if is_plots(folder)]
+    kept = [
+        (file, indir)
+        for file, indir in found
+        if file not in closed and (file.parent not in plots or indir in (file, file.parent))
+    ]
+    notes = [
+        *_note(len(closed), "files that cannot be opened skipped", closed),
+        *_note(len(plots), "folders of plots skipped (--indir reads them by name)", plots),
+    ]
+    return kept, notes
+
+
+def is_plots(folder: pathlib.Path) -> bool:
+    """Tell whether plot.py wrote this folder: what it drew must not come back as more seeds."""
+    drawn = (folder / "curves.png").exists() or (folder / "curves.pdf").exists()
+    return drawn and (folder / "runs.json").exists() and not (folder / METRICS).exists()
+
+
+def _load(
+    files: list[tuple[pathlib.Path, pathlib.Path]],
+    indirs: dict[pathlib.Path, str],
+    xaxis: str,
+    yaxis: str,
+) -> Loaded:
+    runs, curves, foreign, without, garbled, cut, damaged = [], [], [], [], [], [], Counter()
+    metrics = read_many([file for file, _ in files if file.name == METRICS], xaxis, yaxis)
+    for file, indir in files:
+        found: list[Any] | None
+        if file.name == METRICS:
+            xs, ys, damaged[file] = metrics[file]
+            config = read_names(file.with_name("config.yaml"))
+            garbled += [file.with_name("config.yaml")] if config is None else []
+            found = [Run(*identify(file.parent, indir, config or {}), xs, ys)]
+            without += [] if len(xs) else [file]
+            cut += [file] if config and ends_early(config) else []
+        else:
+            found = read_curves(file) if file.suffix == ".csv" else read_results(file)
+            foreign += [file] if found is None else []
+        if found is None and file == indir:
+            raise UserError(f"The file '{file}' is in none of the formats of scores/README.md.")
+        for item in found or []:
+            if len(item.xs):
+                method = "_".join(filter(None, (indirs[indir], item.method)))
+                named = item._replace(task=shown(item.task), method=shown(method))
+                (runs if isinstance(item, Run) else curves).append(named)
+    broken = [file for file, count in damaged.items() if count]
+    notes = [
+        *_note(damaged.total(), "damaged lines skipped", broken),
+        *_note(len(without), f"runs without '{yaxis}' over '{xaxis}' skipped", without),
+        *_note(len(cut), "runs end episodes early: not comparable with scores of whole ones", cut),
+        *_note(len(garbled), "unreadable config.yaml skipped", garbled),
+        *_note(len(foreign), "other .json and .csv files skipped", foreign),
+    ]
+    return Loaded(runs, curves, yaxis, notes)
+
+
+def read_many(
+    files: Sequence[pathlib.Path], xaxis: str, yaxis: str
+) -> dict[pathlib.Path, tuple[np.ndarray, np.ndarray, int]]:
+    """Read two metrics from many metrics.jsonl, see read_metrics; from large ones in parallel."""
+    read = functools.partial(read_metrics, xaxis=xaxis, yaxis=yaxis)
+    if sum(file.stat().st_size for file in files) < PARALLEL:
+        return dict(zip(files, map(read, files), strict=True))
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        return dict(zip(files, pool.map(read, files), strict=True))
+
+
+def _note(count: int, what: str, files: list[pathlib.Path]) -> list[str]:
+    return [f"{count} {what}, the first in {shown(files[0])}"] if count else []
+
+
+def _nothing_found(
+    files: list[pathlib.Path], indirs: Iterable[pathlib.Path], xaxis: str, yaxes: Sequence[str]
+) -> str:
+    metrics = [file for file in files if file.name == METRICS]
+    if not metrics:
+        places = " or ".join(f"'{indir}'" for indir in indirs)
+        return f"No {METRICS}, .json results or .csv curves were found at any depth of {places}."
+    names = sorted(set().union(*(metric_names(file) for file in metrics)))
+    wanted = " or ".join(f"'{yaxis}'" for yaxis in yaxes)
+    nothing = f"None of the {len(metrics)} {METRICS} found has numbers for {wanted} over '{xaxis}'"
+    present = [yaxis for yaxis in yaxes if yaxis in names]
+    if present and xaxis in names:
+        return (
+            f"{nothing}: the values of '{present[0]}' are not finite, or in no line with a finite "
+            f"'{xaxis}'."
+        )
+    hint = nearest(yaxes[0] if xaxis in names else xaxis, names)
+    return f"{nothing}, only {', '.join(names) or 'nothing readable'}.{hint}"
+
+
+def shown(name: str | pathlib.Path) -> str:
+    """Return a name with a replacement character for each byte that is no UTF-8."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(name))
+
+
+def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Path]:
+    """List the files under `indir` that may hold results, or `indir` itself if it is a file.
+
+    `exclude` is the folder plots go to: its own results must not come back as further seeds.
+    Raises UserError if there is no such file or folder.
+    """
+    if indir.is_file():
+        return [indir]
+    if not indir.is_dir():
+        raise UserError(f"There is no file or folder '{indir}' to read runs from.")
+    return list(_walk(indir, exclude.resolve()))
+
+
+def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
+    visited, roots = {exclude}, [indir]
+    for root in roots:  # Links come last: a folder is named by its own place where it has one.
+        for folder, subfolders, files in os.walk(root):
+            here = pathlib.Path(folder)
+            if here.resolve() in visited:
+                subfolders.clear()
+                continue
+            visited.add(here.resolve())
+            subfolders[:] = sorted(set(subfolders) - DATA_FOLDERS)
+            roots += [here / name for name in subfolders if (here / name).is_symlink()]
+            # What else a run folder holds belongs to the run (checkpoint notes, evaluations).
+            names = [METRICS] if METRICS in files else sorted(files)
+            yield from (here / n for n in names if n == METRICS or n.endswith((".json", ".csv")))
+
+
+def identify(
+    folder: pathlib.Path, indir: pathlib.Path, config: dict[str, str]
+) -> tuple[str, str, str]:
+    """Name the task, method and seed of the run in `folder`, found under `indir`.
+
+    What its config.yaml says (see read_names) comes first. The rest comes from the folders, read as
+    .../task/method/seed; a folder that does not follow this order (its config names another
+    task) is a method of its own, called by its path below `indir` without the seed.
+    """
+    indir = indir.parent if indir.is_file() else indir
+    # By the names given, not where links lead: those are the user's layout.
+    folder, indir = (pathlib.Path(os.path.abspath(path)) for path in (folder, indir))
+    parts = ("", "", *folder.parts)[-3:]
+    task = config.get("task", parts[0])
+    seed = config.get("seed", parts[2])
+    if fold(task) == fold(parts[0]):
+        method = parts[1]
+    else:
+        below = [name for name in folder.relative_to(indir).parts if not name.isdigit()]
+        named = indir.parent if indir.name.isdigit() else indir
+        method = "_".join(below) or named.name
+    return task, config.get("method", method), seed
+
+
+def fold(task: str) -> str:
+    """Reduce a task name to what its spellings share: 'atari_jamesbond' and 'atari_James_Bond'."""
+    return task.lower().replace("_", "").replace("ballincup", "cup")
+
+
+def read_names(path: pathlib.Path) -> dict[str, str] | None:
+    """Read what names a run and ends its episodes from a config.yaml.
+
+    Empty without one, None if it is unreadable. Five plain values out of hundreds of lines: parsing
+    the YAML of fifty runs would take longer than reading their metrics.
+    """
+    if not path.is_file():
+        return {}
+    pattern = r"^(task|method|seed|time_limit|action_repeat):[ \t]*['\"]?([^'\"#\s]+)"
+    try:
+        return dict(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def ends_early(config: dict[str, str]) -> bool:
+    """Whether a game of Atari ends sooner than those of the published scores."""
+    try:
+        limit = float(config.get("time_limit", 0)) * float(config.get("action_repeat", 1))
+    except ValueError:
+        return False
+    return config.get("task", "").startswith("atari_") and 0 < limit < WHOLE_GAME
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """Give runs that share task, method and seed (two folders, both seed 0) a seed of their own."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    result = []
+    for run in runs:
+        seen[run[:3]] += 1
+        count = seen[run[:3]]
+        result.append(run if count == 1 else run._replace(seed=f"{run.seed}#{count}"))
+    return result
+
+
+def select(items: Sequence[Any], tasks: Sequence[str], methods: Sequence[str]) -> list[Any]:
+    """Keep the runs or curves whose task and method match one of the regexes each.
+
+    Raises UserError that says what there is if none does.
+    """
+    ranks = [(rank(item.task, tasks), rank(item.method, methods)) for item in items]
+    chosen = [item for item, found in zip(items, ranks) if None not in found]
+    if not chosen:
+        raise UserError(
+            f"None of the {len(items)} runs matches --tasks {' '.join(tasks)!r} and --methods "
+            f"{' '.join(methods)!r}; there are the tasks "
+            f"{', '.join(sorted({item.task for item in items}))} and the methods "
+            f"{', '.join(sorted({item.method for item in items}))}."
+        )
+    return chosen
+
+
+def rank(name: str, patterns: Sequence[str]) -> int | None:
+    """Return the number of the first regex found in the name, None if there is none."""
+    try:
+        return next((i for i, pattern in enumerate(patterns) if re.search(pattern, name)), None)
+    except re.error as error:
+        raise UserError(f"'{error.pattern}' is not a regular expression: {error.msg}.") from error
+
+
+def order(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Sort the distinct names by the regex they match, then by themselves."""
+    return sorted(set(names), key=lambda name: (rank(name, patterns), name))

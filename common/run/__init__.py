@@ -1,0 +1,1 @@
+"""The parts of a run: driver, schedules, checkpoint, lock and signals."""

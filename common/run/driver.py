@@ -1,0 +1,211 @@
+"""The loop between a policy and environments, and the only place that assigns episode flags."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamerv2.common.envs.vector.process import Abandoned
+
+Transition = dict[str, np.ndarray]
+Policy = Callable[[dict[str, np.ndarray], Any], tuple[dict[str, np.ndarray], Any]]
+
+
+class Driver:
+    """Run a policy in a vector of environments and hand on what happens.
+
+    Row t of an episode is a dict with the observation o_t, the action that LED to it, the reward on
+    arriving, and the flags; the policy sees every row but the last:
+
+        row            0 (reset)    1          ...   T
+        obs            o_0          o_1              o_T
+        action [A]     zeros        a_1              a_T       float32
+        reward         0            r_1              r_T       float32
+        is_first       True         False            False     bool
+        is_last        False        False            True      bool: terminated or truncated
+        is_terminal    False        False            terminated
+
+    A reset costs no agent step: after row T, the environment is reset on its own (through a mask)
+    just before the next policy call, which then sees row 0.
+
+    Args:
+      envs: a ``VectorEnv`` of E environments with ``AutoresetMode.DISABLED``.
+      on_step: functions ``f(row, index)``, called with EVERY row (row 0 too, which costs no step:
+        count the rows where ``is_first`` is false) in the order in which rows happen.
+      on_reset: functions ``f(row, index)``, called with row 0 only, before ``on_step``.
+      on_episode: functions ``f(episode, index)``, called after row T with key -> [T+1, ...].
+    """
+
+    def __init__(
+        self,
+        envs: gymnasium.vector.VectorEnv,
+        on_step: Sequence[Callable] = (),
+        on_episode: Sequence[Callable] = (),
+        on_reset: Sequence[Callable] = (),
+    ):
+        mode = envs.metadata.get("autoreset_mode")
+        if mode != gymnasium.vector.AutoresetMode.DISABLED:
+            raise ValueError(f"The environments must not reset themselves, but have {mode}.")
+        self._envs = envs
+        self._on_step = list(on_step)
+        self._on_episode = list(on_episode)
+        self._on_reset = list(on_reset)
+        self._zero = np.zeros(envs.single_action_space.shape, np.float32)
+        self.reset()
+
+    def on_step(self, function: Callable[[Transition, int], None]) -> None:
+        """Add a function that is called with every row, resets included."""
+        self._on_step.append(function)
+
+    def on_episode(self, function: Callable[[dict[str, np.ndarray], int], None]) -> None:
+        """Add a function that is called with every finished episode."""
+        self._on_episode.append(function)
+
+    def on_reset(self, function: Callable[[Transition, int], None]) -> None:
+        """Add a function that is called with the first row of every episode."""
+        self._on_reset.append(function)
+
+    def reset(self) -> None:
+        """Start every environment anew at the next call, and forget the policy's state.
+
+        Unfinished episodes are dropped here; a receiver of rows sees the next row 0 instead of
+        their end.
+        """
+        count = self._envs.num_envs
+        self._state: Any = None
+        self._obs: dict[str, np.ndarray] = {}
+        self._waiting = np.ones(count, bool)  # for a reset
+        self._silent = np.zeros(count, bool)  # surplus episodes, see __call__
+        self._episodes: list[list[Transition]] = [[] for _ in range(count)]
+
+    def __call__(
+        self,
+        policy: Policy,
+        steps: int = 0,
+        episodes: int = 0,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """Run until at least ``steps`` agent steps AND ``episodes`` finished episodes.
+
+        Both are counted from this call on and checked after each step of the vector (E agent
+        steps). Given ``episodes`` alone, exactly so many are handed on, namely the first that began
+        (those under way included): to take the first that END instead would favour short ones. The
+        surplus episodes which fill the vector meanwhile reach no callback.
+
+        Args:
+          policy: ``policy(obs, state) -> ({"action": float32 [E, A]}, state)``; obs holds rows, key
+            -> [E, ...], without the action; state is None at first.
+          stop: asked before each step of the vector; a true answer ends the call early. So does an
+            environment that would not begin its next episode before the run is stopped.
+        """
+        self._waiting |= self._silent
+        self._silent[:] = False
+        limit = episodes if steps <= 0 else np.inf
+        under_way = np.flatnonzero(~self._waiting)
+        self._silent[under_way[int(min(limit, len(under_way))) :]] = True
+        begun, step, done = min(limit, len(under_way)), 0, 0
+        while (step < steps or done < episodes) and not (stop is not None and stop()):
+            try:
+                begun += self._reset_waiting(limit - begun)
+            except Abandoned:
+                return
+            action = self._act(policy)
+            done += self._step(action)
+            step += self._envs.num_envs
+
+    def _reset_waiting(self, wanted: float) -> int:
+        """Begin episodes where the last one ended; those beyond ``wanted`` are surplus.
+
+        Returns:
+          The number of episodes begun that are not surplus.
+        """
+        indices = np.flatnonzero(self._waiting)
+        if not len(indices):
+            return 0
+        obs, _ = self._envs.reset(options={"reset_mask": self._waiting.copy()})
+        self._waiting[:] = False
+        # Rows that are not reset here keep the reward and the observation of their last step.
+        reward = self._obs.get("reward", np.zeros(self._envs.num_envs, np.float32)).copy()
+        reward[indices] = 0
+        self._obs = {**obs, "reward": reward, **_flags(self._envs.num_envs)}
+        self._obs["is_first"][indices] = True
+        counted = 0
+        for index in indices:
+            self._silent[index] = counted >= wanted
+            counted += not self._silent[index]
+            self._episodes[index] = []
+            self._emit(int(index), self._zero)
+        return counted
+
+    def _act(self, policy: Policy) -> np.ndarray:
+        result = policy(self._obs, self._state)
+        shape = (self._envs.num_envs, *self._zero.shape)
+        try:
+            outputs, self._state = result
+            action = np.asarray(outputs["action"], np.float32)
+        except (TypeError, ValueError, KeyError) as error:
+            raise TypeError(_SIGNATURE.format(shape=shape, got=type(result).__name__)) from error
+        if action.shape != shape:
+            raise TypeError(_SIGNATURE.format(shape=shape, got=f"an action {action.shape}"))
+        return action
+
+    def _step(self, action: np.ndarray) -> int:
+        """Step all environments; returns the number of episodes finished and handed on."""
+        obs, reward, terminated, truncated, _ = self._envs.step(action)
+        self._obs = {**obs, "reward": reward.astype(np.float32), **_flags(len(reward))}
+        self._obs["is_last"] |= terminated | truncated
+        self._obs["is_terminal"] |= terminated
+        self._waiting = self._obs["is_last"].copy()
+        finished = 0
+        for index in range(len(reward)):
+            self._emit(index, action[index])
+            if self._waiting[index] and not self._silent[index]:
+                finished += 1
+                self._finish(index)
+        return finished
+
+    def _emit(self, index: int, action: np.ndarray) -> None:
+        if self._silent[index]:
+            return
+        # Copies: a row that is kept must not keep the other environments' alive.
+        row = {key: values[index].copy() for key, values in self._obs.items()}
+        row["action"] = action
+        if self._on_episode:
+            self._episodes[index].append(row)
+        if row["is_first"]:
+            for function in self._on_reset:
+                function(row, index)
+        for function in self._on_step:
+            function(row, index)
+
+    def _finish(self, index: int) -> None:
+        rows, self._episodes[index] = self._episodes[index], []
+        if not rows:
+            return
+        episode = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        for function in self._on_episode:
+            function(episode, index)
+
+
+def _flags(count: int) -> dict[str, np.ndarray]:
+    """The three flags of [count] rows, all false."""
+    return {key: np.zeros(count, bool) for key in ("is_first", "is_last", "is_terminal")}
+
+
+_SIGNATURE = (
+    "The policy must be called as policy(obs, state) and return ({{'action': float32 {shape}}}, "
+    "state); it returned {got}."
+)
+
+
+class RandomPolicy:
+    """Uniformly random actions, from a random stream of its own."""
+
+    def __init__(self, space: gymnasium.Space, seed: int):
+        self._space = space
+        space.seed(seed)
+
+    def __call__(self, obs: dict[str, np.ndarray], state: None) -> tuple[dict, None]:
+        count = len(obs["is_first"])
+        return {"action": np.stack([self._space.sample() for _ in range(count)])}, None

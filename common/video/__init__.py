@@ -1,0 +1,1 @@
+"""Videos: encoding, writing frame by frame, and captions."""

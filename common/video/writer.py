@@ -1,0 +1,124 @@
+"""Videos on disk, frame by frame: a GIF for web pages and, with PyAV installed, an MP4."""
+
+import functools
+import importlib.util
+import os
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.video import encode as video
+
+# A GIF is encoded in memory at its end, and grows large.
+GIF_FRAMES, GIF_BYTES = 1000, 256e6
+
+
+class Film:
+    """One video under a name: ``NAME.gif`` of the first frames and ``NAME.mp4`` of all.
+
+    Without the package ``av`` (the extra ``video``) there is only the GIF, and this is said once.
+
+    Args:
+        path: without a suffix; its folder is created.
+        fps: frames per second.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float = video.FPS):
+        self._path, self._fps = Path(path), fps
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path.parent):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{self._path.parent} cannot be written: {error.strerror}. To look at a run of "
+                "somebody else, give it as --checkpoint and a folder of yours as --logdir."
+            ) from error
+        self._kept: list[np.ndarray] = []
+        self._mp4 = _MP4(self._named("mp4"), fps) if _has_encoder() else None
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append a frame, uint8 [H, W, 3]; all have the same size."""
+        if len(self._kept) < min(GIF_FRAMES, 1 + GIF_BYTES // frame.nbytes):
+            self._kept.append(frame)
+        if self._mp4:
+            with self._mp4:
+                self._mp4.add(frame)
+
+    def close(self) -> list[Path]:
+        """Finish the files and return their paths; none if there was no frame."""
+        if not self._kept:
+            return []
+        gif = self._named("gif")
+        frames, self._kept = np.stack(self._kept), []
+        video.save_gif(gif, frames, self._fps)
+        if not self._mp4:
+            return [gif]
+        with self._mp4:
+            return [gif, self._mp4.close()]
+
+    def _named(self, suffix: str) -> Path:
+        return self._path.with_name(f"{self._path.name}.{suffix}")  # the name may hold dots
+
+
+def save(path: str | os.PathLike, frames: np.ndarray, fps: float = video.FPS) -> list[Path]:
+    """Write a whole video, uint8 [T, H, W, 3]; return the paths of its files."""
+    film = Film(path, fps)
+    for frame in frames:
+        film.add(frame)
+    return film.close()
+
+
+class _MP4:
+    """H.264 in an MP4 file, which has its name only when it is whole.
+
+    What fails within it as a context (a full disk) leaves no draft behind.
+    """
+
+    def __init__(self, path: Path, fps: float):
+        self._path, self._draft = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._fps = Fraction(fps).limit_denominator(1000)
+        self._container: Any = None
+        self._stream: Any = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, *unused: object) -> None:
+        if kind is not None:
+            self._draft.unlink(missing_ok=True)
+
+    def add(self, frame: np.ndarray) -> None:
+        import av  # optional
+
+        # Colour is stored for blocks of 2 x 2 pixels, so odd edges get one more.
+        edges = (frame.shape[0] % 2, frame.shape[1] % 2)
+        frame = np.pad(frame, ((0, edges[0]), (0, edges[1]), (0, 0)), mode="edge")
+        if self._container is None:
+            self._container = av.open(str(self._draft), "w", format="mp4")
+            self._stream = self._container.add_stream("h264", rate=self._fps)
+            self._stream.height, self._stream.width = frame.shape[:2]
+            self._stream.pix_fmt = "yuv420p"  # the one that browsers play
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self._container.mux(self._stream.encode(picture))
+
+    def close(self) -> Path:
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        self._draft.replace(self._path)
+        return self._path
+
+
+@functools.cache
+def _has_encoder() -> bool:
+    found = importlib.util.find_spec("av") is not None
+    if not found:
+        print("Videos are GIFs only; for MP4 as well: pip install 'dreamerv2[video]'.", flush=True)
+    return found
