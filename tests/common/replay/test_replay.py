@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import episode_rows
 import numpy as np
 import pytest
 from episode_rows import add_episode, check_rows, make_arrays, make_row
@@ -397,7 +398,7 @@ while True:
 
 def test_kill_9_of_a_writer_at_any_moment_loses_nothing_stored(tmp_path):
     root = Path(replay_module.__file__).parents[3]
-    path = os.pathsep.join([str(root), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(root), str(Path(episode_rows.__file__).parent)])
     generator = np.random.default_rng(0)
     total = 0
     for _ in range(6):

@@ -549,7 +549,7 @@ def test_close_ends_the_thread_and_the_file(tmp_path):
 def test_logging_does_not_import_tensorflow(tmp_path):
     code = """
         import sys
-        from dreamerv2.common import checkpoint, counter, lock, when
+        from dreamerv2.common.run import checkpoint, counter, lock, when
         from dreamerv2.common.logger.logger import Entry, TensorBoardOutput
         output = TensorBoardOutput(sys.argv[1])
         output.write(0, [Entry("scalar", "a", 1), Entry("text", "b", "c")])

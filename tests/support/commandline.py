@@ -7,7 +7,7 @@ from pathlib import Path
 
 import train
 
-TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 # Networks so small that starting TensorFlow takes longer than learning.
 TINY = [
     *("--rssm.hidden", "16", "--rssm.deter", "16", "--rssm.stoch", "4", "--rssm.discrete", "4"),

@@ -35,7 +35,7 @@ from dreamerv2.common.video import overlay as draw
 from dreamerv2.common.video import writer as film
 from dreamerv2.train import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STEP = 60 * 4  # of the last checkpoint, in frames
 
 

@@ -13,7 +13,7 @@ from sources import ROOT
 from dreamerv2.common.nn import cuda, tfutils
 
 LOADED = """
-from dreamerv2.common import cuda
+from dreamerv2.common.nn import cuda
 cuda.preload()
 print(open("/proc/self/maps").read())
 """

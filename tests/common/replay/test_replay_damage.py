@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import episode_rows
 import numpy as np
 import pytest
 from episode_rows import add_episode, check_rows, fill, make_arrays, make_row, places, sequences
@@ -145,7 +146,7 @@ for late in range(t, t + 5):
 
 def test_a_full_disk_while_collecting_loses_no_row_and_the_next_start_goes_on(tmp_path):
     root = Path(replay_module.__file__).parents[3]
-    path = os.pathsep.join([str(root), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(root), str(Path(episode_rows.__file__).parent)])
     output = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": path},

@@ -23,12 +23,15 @@ CONFIGS = paths.load_configs()
 # Who runs the commands that test_the_commands_run_as_written does not: the first words of a
 # command -> file, and a function or a line in it.
 RUN_ELSEWHERE = {
-    "pip install -e .": ("tests/test_packaging.py", "test_an_editable_installation_imports"),
+    "pip install -e .": (
+        "tests/program/test_packaging.py",
+        "test_an_editable_installation_imports",
+    ),
     "pip install -e .[test]": (".ci/run", "pip install -e '.[test]' && pytest"),
     "pip install -e .[all]": (".ci/run", "pip install --quiet --disable-pip-version-check -e"),
     "pytest": (".ci/run", "pip install -e '.[test]' && pytest"),
-    "tensorboard --logdir": ("tests/test_tensorboard_page.py", '"--logdir"'),
-    "python -m benchmarks": ("tests/test_benchmarks.py", '"-m", "benchmarks"'),
+    "tensorboard --logdir": ("tests/program/test_tensorboard_page.py", '"--logdir"'),
+    "python -m benchmarks": ("tests/program/test_benchmarks.py", '"-m", "benchmarks"'),
 }
 LEARNING = ("python train.py", "python examples/")  # they take the knobs as flags
 

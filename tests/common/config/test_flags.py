@@ -17,7 +17,7 @@ from dreamerv2.common.errors import UserError
 
 CONFIGS = load_configs()
 DEFAULTS = Config(CONFIGS["defaults"])
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def parse(line: str) -> Config:

@@ -7,6 +7,7 @@ import textwrap
 from datetime import datetime
 from pathlib import Path
 
+import episode_rows
 import numpy as np
 import pytest
 from episode_rows import make_arrays, make_row
@@ -191,7 +192,7 @@ def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(tmp_path
 
 def run_python(code):
     root = Path(episodes.__file__).parents[3]
-    path = os.pathsep.join([str(root), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(root), str(Path(episode_rows.__file__).parent)])
     command = [sys.executable, "-c", textwrap.dedent(code)]
     env = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import FLAGS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_example(name: str, logdir: Path, *flags: str) -> str:

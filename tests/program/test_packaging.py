@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGED = ["dreamerv2", "common", "scores", "configs.yaml", "train.py", "plot.py"]
 BUILDING = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TENSORFLOW = {"tensorflow", "tensorflow_probability", "tf_keras", "keras"}
 
 

@@ -207,7 +207,7 @@ def test_a_script_with_a_mistake_ends_with_a_sentence(tmp_path):
         (f"try: {call}\nexcept dv2.UserError: print('caught')", 0),
     ):
         script = f"import dreamerv2.api as dv2\n{code}"
-        command, root = [sys.executable, "-c", script], Path(__file__).resolve().parent.parent
+        command, root = [sys.executable, "-c", script], Path(__file__).resolve().parents[2]
         done = subprocess.run(command, capture_output=True, text=True, cwd=root)
         assert done.returncode == status, done.stderr
         assert ("Traceback" in done.stderr) == (status == 1), done.stderr

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import odd_envs
 import pytest
 from commandline import TINY, finish, run_here, start
 
@@ -44,7 +45,7 @@ def test_images_vectors_and_scalars_together_pass_through_the_whole_run(tmp_path
 @pytest.mark.parametrize("parallel", ["none", "process"])
 def test_nan_in_an_observation_stops_the_run_and_names_the_key(parallel, tmp_path):
     command = ["--task", "gym_odd_envs:Broken-v0", "--envs_parallel", parallel, *SOON]
-    found = {"PYTHONPATH": str(Path(__file__).parent)}
+    found = {"PYTHONPATH": str(Path(odd_envs.__file__).parent)}
     result = finish(start(*command, "--logdir", "run", cwd=tmp_path, **found), 300)
     assert result.returncode == 2
     assert "'speed' contains NaN or Inf" in result.stderr and "must be finite" in result.stderr
