@@ -23,6 +23,7 @@ REQUIRED = [
     "gymnasium>=1.1.1,<2",  # 1.1 brought AutoresetMode.DISABLED
     "cloudpickle>=3,<4",
     "ale-py>=0.10.2,<0.13",  # the game ROMs are inside the wheel
+    "filelock>=3.32.7,<5",  # one process per logdir
     "ruamel.yaml>=0.18.6,<0.20",
     "tqdm>=4.66,<5",
     "pillow>=11,<14",

@@ -116,7 +116,7 @@ def train(
         if arrays is not None:
             fitting(agent, arrays)
         logger.text("config", str(config))  # a command that is refused leaves none
-        replay.account(step.value)
+        replay.record_missing_steps(step.value)
         replay.prune()
         eval_replay.prune()
 
@@ -128,7 +128,7 @@ def train(
                     driver(random, steps=1)
                     bar.update(config.envs)
                     if step >= config.prefill:
-                        replay.check_hope()
+                        replay.check_prefill_progress()
             if not stop:
                 eval_driver(random, episodes=1, stop=lambda: bool(stop))
             if stop:
@@ -158,7 +158,7 @@ def train(
         }
 
         def save() -> None:
-            replay.account(step.value)
+            replay.record_missing_steps(step.value)
             replay.flush()  # a step counter must never run ahead of the experience on disk
             logger.flush()
             arrays, state = learner.save()

@@ -13,8 +13,10 @@ from typing import Any
 # Raised by the readers of zip, .npy, JSON and YAML files where the content is malformed.
 PARSE_ERRORS = (
     ArithmeticError,
+    AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     RuntimeError,
     SyntaxError,
     TypeError,

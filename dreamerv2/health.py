@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common.arrayfile import NUMERIC, write_arrays
 from dreamerv2.common.errors import NotFinite, UserError
+from dreamerv2.common.npz import NUMERIC, write_arrays
 from dreamerv2.common.run.counter import Counter
 
 PATIENCE = 100  # updates in a row that may overflow before float16 is beyond rescue

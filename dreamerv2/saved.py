@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv2.common.config.config import OPEN_GROUPS, Config
-from dreamerv2.common.errors import UserError, cannot_write
-from dreamerv2.common.npzlayout import Damaged
+from dreamerv2.common.errors import DamagedFile, UserError, cannot_write
 from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
 from dreamerv2.common.run.checkpoint import Checkpoint, load_version
 from dreamerv2.learner import load_agent
@@ -151,7 +150,7 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
         start = int(generator.integers(episode.rows - length + 1))
         try:
             rows.append(_read(episode, start, length))
-        except Damaged as problem:
+        except DamagedFile as problem:
             print(f"Passed over {episode.path}: {problem}.", flush=True)
         if len(rows) == count:
             break
@@ -179,7 +178,7 @@ def _newest(run: Path, limit: int) -> Iterator[StoredEpisode]:
         for path in sorted((run / name).glob("*.npz"), reverse=True):
             try:
                 episode = StoredEpisode(path)
-            except (Damaged, FileNotFoundError) as problem:
+            except (DamagedFile, FileNotFoundError) as problem:
                 print(f"Passed over {path}: {problem}.", flush=True)
                 continue
             yield episode

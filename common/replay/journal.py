@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamerv2.common.errors import cannot_write
-from dreamerv2.common.npzlayout import Damaged
+from dreamerv2.common.errors import DamagedFile, cannot_write
 
 JOURNAL_NAME = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32})\.journal")
 _MAGIC = b"dreamerv2 journal 2 "
@@ -54,7 +53,7 @@ class Journal:
 
     @classmethod
     def recover(cls, path: Path) -> "Journal":
-        """Reopen what a killed process left; ends before the first torn row. Raises Damaged."""
+        """Reopen what a killed process left; ends before the first torn row. Raises DamagedFile."""
         with open(path, "rb") as reader:
             line = reader.readline()
         dtype = _parse_header(line)
@@ -162,9 +161,9 @@ def _parse_header(line: bytes) -> np.dtype:
         fields = json.loads(text)
         dtype = np.dtype([(key, kind, tuple(shape)) for key, kind, shape in fields])
     except (ValueError, TypeError) as error:
-        raise Damaged(f"no journal of an episode: {error}") from error
+        raise DamagedFile(f"no journal of an episode: {error}") from error
     if dtype.hasobject or dtype.names[-1:] != (_CHECKSUM,):
-        raise Damaged("no journal of an episode")
+        raise DamagedFile("no journal of an episode")
     return dtype
 
 

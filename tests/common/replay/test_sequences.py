@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from episode_rows import (
+    NAME,
     add_episode,
     check_rows,
     fill,
@@ -75,9 +76,8 @@ def test_with_all_lengths_equal_every_chunk_is_one_new_sequence(tmp_path):
 
 
 def test_batches_are_contiguous_arrays_without_log_keys_or_ram(tmp_path):
-    name = "20210102T030405-" + "a" * 32
     arrays = make_arrays(0, 20) | {"ram": np.zeros((21, 128), np.uint8)}
-    np.savez_compressed(tmp_path / f"{name}-20.npz", **arrays)
+    np.savez_compressed(tmp_path / f"{NAME}{10:032x}-20.npz", **arrays)
     replay = fill(tmp_path, (20, 20))
     assert replay.stats["damaged_episodes"] == 0, "our files and the release's do not mix"
     batch = next(replay.dataset(4, 6))
@@ -91,7 +91,7 @@ def test_batches_are_contiguous_arrays_without_log_keys_or_ram(tmp_path):
 def test_an_is_first_inside_a_file_is_honoured(tmp_path, saver):
     arrays = make_arrays(0, 20)
     arrays["is_first"][[7, 13]] = True
-    saver(tmp_path / f"20210102T030405-{'a' * 32}-20.npz", **arrays)
+    saver(tmp_path / f"{NAME}{10:032x}-20.npz", **arrays)
     replay = Replay(tmp_path, minlen=21, maxlen=21)
     assert np.flatnonzero(next(replay.dataset(1, 21))["is_first"][0]).tolist() == [0, 7, 13]
 
@@ -262,7 +262,7 @@ def test_restoring_with_another_batch_size_or_length_goes_on(tmp_path):
 def test_provenance_tells_where_the_last_batch_came_from(tmp_path):
     replay = fill(tmp_path, minlen=5, maxlen=12)
     dataset = replay.dataset(3, 16)
-    names = {e.id: number for number, e in enumerate(replay._archive.episodes)}
+    names = {e.id: number for number, e in enumerate(replay._store.episodes)}
     for _ in range(5):
         batch = next(dataset)
         told = [
@@ -308,6 +308,6 @@ def test_closing_while_a_copy_waits_stores_the_unfinished_episode(tmp_path):
     for t in range(4):
         replay.add_step(make_row(2, t))
     dataset._thread.submit(time.sleep, 0.2)
-    dataset._submit([dataset._fill(row, []) for row in range(2)])
+    dataset._submit(dataset._next_plan())
     replay.close()  # prunes, for which the copy must have ended
     assert replay.stats["total_steps"] == 23 and not list(tmp_path.glob("*.journal"))
