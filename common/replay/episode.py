@@ -1,10 +1,9 @@
 """One episode as one .npz file: its name, writing, reading of any rows, detection of damage.
 
-Files are written stored, not compressed, so any run of rows can be read where it lies. Rows are
-read with `preadv` straight into the batch rather than through a memory map: the page cache serves
-both alike and neither costs anonymous memory, but a file truncated under a map kills the process
-with SIGBUS, while a short read is an error that can be handled. Compressed files (those of the
-2021 release) are decompressed whole on use and kept for a while.
+Files are written stored, not compressed, so that rows can be read in place. Rows are read with
+`preadv` into the batch, not through a memory map: both use the page cache and no anonymous memory,
+but truncating a mapped file kills the process with SIGBUS, while a short read is an error that can
+be handled. Compressed files (of the 2021 release) are decompressed whole and cached.
 """
 
 import io
@@ -34,10 +33,9 @@ TEMPORARY = re.compile(r"\.?(\d{8}T\d{6}-[0-9a-f]{32}-\d+\.npz|pruned\.json)\.tm
 
 
 class Names:
-    """Episode names `{YYYYmmddTHHMMSS}-{32 hex digits}` that sort in the order they are given.
+    """Episode names `{YYYYmmddTHHMMSS}-{32 hex digits}` that sort in the order of creation.
 
-    The first eight digits count up and the timestamp never goes back, not even when the clock
-    does; so sorting a directory by name gives the order of collection, also within one second.
+    The first eight digits count up and the timestamp never decreases, even if the clock does.
     """
 
     def __init__(self, last: str = ""):

@@ -1,4 +1,4 @@
-"""The episode replay: rows of experience in, sequences of fixed length out, everything on disk."""
+"""The episode replay: rows of experience in, batches of sequences out, everything on disk."""
 
 import weakref
 from collections.abc import Mapping

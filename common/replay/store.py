@@ -1,4 +1,4 @@
-"""The directory of stored episodes: opened, recovered, extended, pruned, damage set aside."""
+"""The directory of stored episodes: open, recover, add, prune, set damaged files aside."""
 
 import bisect
 import json
@@ -58,7 +58,7 @@ class Store:
 
     @property
     def total_steps(self) -> int:
-        """Steps ever taken: pruned ones and those of short episodes too, damaged ones not."""
+        """Steps of all episodes, pruned and short ones included, damaged ones not."""
         return self._ledger["steps"] + self.loaded_steps
 
     @property
@@ -93,8 +93,8 @@ class Store:
     def prune(self, episodes: list[StoredEpisode]) -> None:
         """Delete episodes for good, while the totals keep counting them.
 
-        The ledger is written first and names what is being deleted, so that a kill at any moment
-        neither counts an episode twice nor forgets it.
+        The ledger is written first and names the files to delete, so that after a kill at any
+        moment every episode is counted once.
         """
         self._write_ledger(
             [episode.path.name for episode in episodes],
@@ -268,7 +268,7 @@ def worth_storing(journal: Journal, minlen: int) -> bool:
 
 
 def schema_of(episode: StoredEpisode) -> Schema:
-    """Return key -> dtype and row shape, of what is trained on."""
+    """Return key -> dtype and row shape, of the keys in batches."""
     return {k: (m.dtype, m.shape) for k, m in episode.layout.items() if trained_on(k)}
 
 
@@ -283,7 +283,7 @@ def common_schema(episodes: list[StoredEpisode]) -> Schema | None:
 
 
 def differs(schema: Schema, reference: Schema) -> str:
-    """Return how a schema fails to serve as the reference, or ""; additional keys are fine."""
+    """Return the first difference of a schema from the reference, or ""; more keys are fine."""
     missing = [key for key in reference if key not in schema]
     if missing:
         return f"it has no {', '.join(missing)}"

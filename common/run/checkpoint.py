@@ -41,7 +41,7 @@ class Checkpoint:
     Args:
         directory: folder of the versions; created by the first save.
         keep: complete versions that remain after a save, at least 1.
-        readonly: for readers of a run that another process may be writing. Nothing is removed.
+        readonly: load only; another process may save. Nothing is removed.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2, readonly: bool = False):
