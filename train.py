@@ -24,16 +24,11 @@ from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import adapter as spacefile
 from dreamerv2.common.envs import spaces
 from dreamerv2.common.errors import NothingToSample, UserError
-from dreamerv2.common.logger.logger import (
-    EpisodeLog,
-    JSONLOutput,
-    Logger,
-    Output,
-    TensorBoardOutput,
-    TerminalOutput,
-    counts,
-)
-from dreamerv2.common.logger.progress import Progress
+from dreamerv2.common.logger.episodes import EpisodeLog, counts
+from dreamerv2.common.logger.jsonl import JSONLOutput
+from dreamerv2.common.logger.logger import Logger, Output
+from dreamerv2.common.logger.tensorboard import TensorBoardOutput
+from dreamerv2.common.logger.terminal import EpisodeProgress, Progress, TerminalOutput
 from dreamerv2.common.nn.importing import importing_tensorflow
 from dreamerv2.common.replay.replay import Replay
 from dreamerv2.common.run.checkpoint import Checkpoint
@@ -103,10 +98,12 @@ def train(
         unfinished.forget()
     # The replay comes first: the counter must never run ahead of the experience.
     count = lambda row, index: step.increment(not row["is_first"])  # noqa: E731
-    driver = Driver(train_envs, on_step=[replay.add_step, count])
-    eval_driver = Driver(eval_envs, on_step=[eval_replay.add_step])
-    train_log, eval_log = (EpisodeLog(mode, config, logger, step) for mode in ("train", "eval"))
-    driver.on_episode(lambda episode, index: train_log(episode, counts(replay.stats)))
+    log_args = logger, step, config.eval_every, log_keys(config)
+    train_log = EpisodeLog("train", *log_args, more=lambda: counts(replay.stats))
+    eval_log = EpisodeLog("eval", *log_args)
+    eval_progress = EpisodeProgress(config.eval_eps)
+    driver = Driver(train_envs, on_step=[replay.add_step, count, train_log])
+    eval_driver = Driver(eval_envs, on_step=[eval_replay.add_step, eval_progress])
     actions = train_envs.single_action_space
 
     closing = Cleanup(replay, eval_replay, train_envs, eval_envs, logger)
@@ -138,7 +135,7 @@ def train(
             replay.end_episodes()
         # From here on: the score of random actions is none of the agent's, and neither is that of
         # an episode which a stop may have cut off.
-        eval_driver.on_episode(lambda episode, index: stop or eval_log(episode))
+        eval_driver.on_step(lambda row, index: stop or eval_log(row, index))
 
         data = replay.dataset(**config.dataset, place=agent.place)
         learner = Learner(agent, data, logdir)
@@ -175,13 +172,12 @@ def train(
                     logger.add(agent.report(next(report_data)), prefix="eval")
             eval_driver.reset()
             policy = functools.partial(agent.policy, step=step.value, mode="eval")
-            with Progress("Evaluation", config.eval_eps, "episodes") as bar:
+            with eval_progress:
                 for begun in range(0, config.eval_eps, eval_count):
                     episodes = min(eval_count, config.eval_eps - begun)
                     eval_driver(policy, episodes=episodes, stop=lambda: bool(stop))
                     if stop:
                         break
-                    bar.update(episodes)
             if stop:  # the next start plays all of it
                 should_evaluate.again()
             else:
@@ -241,6 +237,11 @@ def make_replay(config: Config, directory: Path, capacity: float, **changes: int
         capacity = max(capacity, config.replay.minlen)
     options = {**config.replay, "capacity": int(capacity), **changes}
     return Replay(directory, **options, seed=seed)
+
+
+def log_keys(config: Config) -> dict[str, Any]:
+    """The keys of the observations to log and to film, for EpisodeLog."""
+    return {name: config[f"log_keys_{name}"] for name in ("sum", "mean", "max", "video")}
 
 
 def make_outputs(logdir: Path, start_frames: int) -> list:
