@@ -327,7 +327,7 @@ def run(
     own = make_envs is not None
     make_envs = make_envs or task_envs(config)
     if config.mode == "eval":
-        from dreamerv2.evaluate import evaluate  # only here: it brings pandas in
+        from dreamerv2.evaluate import evaluate
 
         return evaluate(config, make_envs, make_agent)
     if not config.logdir:

@@ -159,11 +159,11 @@ def references(task: str, mean: float) -> dict[str, float]:
 
     normalized = (mean - random) / (human - random). Empty where scores/ knows neither.
     """
-    table, name = scores.load_scores(), scores.canonical(task)
-    if name not in table.index:
+    known = scores.references(task)
+    if not known:
         return {}
-    random, human = (float(table.loc[name, column]) for column in ("random", "human"))
-    return {"random": random, "human": human, "normalized": (mean - random) / (human - random)}
+    random, human = known["random"], known["human"]
+    return {**known, "normalized": (mean - random) / (human - random)}
 
 
 def report(run: Run, summary: dict[str, Any]) -> str:
