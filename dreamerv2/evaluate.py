@@ -20,7 +20,7 @@ from dreamerv2 import saved
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs.spaces import describe
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import UserError, cannot_write
 from dreamerv2.common.logger.progress import Progress
 from dreamerv2.common.results import scores
 from dreamerv2.common.results.formats import WHOLE_GAME
@@ -133,7 +133,7 @@ class Results:
             with path.open("a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+            raise cannot_write(path, error) from error
 
 
 def summarize(returns: list[float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv2.common.config.config import OPEN_GROUPS, Config
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import UserError, cannot_write
 from dreamerv2.common.npzlayout import Damaged
 from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
 from dreamerv2.common.run.checkpoint import Checkpoint, load_version
@@ -227,6 +227,6 @@ def save_config(config: Config) -> None:
     logdir = Path(config.logdir).expanduser()
     try:
         logdir.mkdir(parents=True, exist_ok=True)
-        config.save(logdir / "config.yaml")
     except OSError as error:
-        raise UserError(f"The logdir {logdir} cannot be written: {error.strerror}.") from error
+        raise cannot_write(logdir, error) from error
+    config.save(logdir / "config.yaml")

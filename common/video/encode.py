@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dreamerv2.common.files import replacing
+
 FPS = 20  # Default playback speed, frames per second.
 STILL = 2**16 - 1  # hundredths of a second that one image of a GIF can last
 
@@ -80,12 +82,9 @@ def save_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = FPS) -> N
     """Write ``frames`` (as for ``encode_gif``) to ``path``, creating its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(encode_gif(frames, fps))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = encode_gif(frames, fps)
+    with replacing(path, concurrent=True) as file:
+        file.write(content)
 
 
 def _image(frame: np.ndarray) -> Image.Image:

@@ -1,5 +1,6 @@
 """Videos on disk, frame by frame: a GIF for web pages and, with PyAV installed, an MP4."""
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import cannot_write
+from dreamerv2.common.files import replacing
 from dreamerv2.common.video import encode as video
 
 # A GIF is encoded in memory at its end, and grows large.
@@ -37,10 +39,11 @@ class Film:
             with tempfile.TemporaryFile(dir=self._path.parent):
                 pass
         except OSError as error:
-            raise UserError(
-                f"{self._path.parent} cannot be written: {error.strerror}. To look at a run of "
-                "somebody else, give it as --checkpoint and a folder of yours as --logdir."
-            ) from error
+            advice = (
+                "To look at a run of somebody else, give it as --checkpoint and a folder of yours "
+                "as --logdir."
+            )
+            raise cannot_write(self._path.parent, error, advice) from error
         self._kept: list[np.ndarray] = []
         self._mp4 = _MP4(self._named("mp4"), fps) if _has_encoder() else None
 
@@ -79,11 +82,12 @@ def save(path: str | os.PathLike, frames: np.ndarray, fps: float = video.FPS) ->
 class _MP4:
     """H.264 in an MP4 file, which has its name only when it is whole.
 
-    What fails within it as a context (a full disk) leaves no draft behind.
+    An exception within the object as a context (a full disk) removes the temporary file.
     """
 
     def __init__(self, path: Path, fps: float):
-        self._path, self._draft = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._path = path
+        self._file = contextlib.ExitStack()
         self._fps = Fraction(fps).limit_denominator(1000)
         self._container: Any = None
         self._stream: Any = None
@@ -91,9 +95,9 @@ class _MP4:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type | None, *unused: object) -> None:
-        if kind is not None:
-            self._draft.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._file.__exit__(*error)
 
     def add(self, frame: np.ndarray) -> None:
         import av  # optional
@@ -102,7 +106,8 @@ class _MP4:
         edges = (frame.shape[0] % 2, frame.shape[1] % 2)
         frame = np.pad(frame, ((0, edges[0]), (0, edges[1]), (0, 0)), mode="edge")
         if self._container is None:
-            self._container = av.open(str(self._draft), "w", format="mp4")
+            file = self._file.enter_context(replacing(self._path, concurrent=True))
+            self._container = av.open(file, "w", format="mp4")
             self._stream = self._container.add_stream("h264", rate=self._fps)
             self._stream.height, self._stream.width = frame.shape[:2]
             self._stream.pix_fmt = "yuv420p"  # the one that browsers play
@@ -112,7 +117,7 @@ class _MP4:
     def close(self) -> Path:
         self._container.mux(self._stream.encode())
         self._container.close()
-        self._draft.replace(self._path)
+        self._file.close()
         return self._path
 
 

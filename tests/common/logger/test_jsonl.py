@@ -186,7 +186,7 @@ FULL_DISK = """
 def test_full_disk_is_named_and_leaves_whole_lines(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Cannot write" in result.stdout and "make room" in result.stdout
+    assert "Could not write" in result.stdout and "Make room" in result.stdout
     text = (tmp_path / "metrics.jsonl").read_text()
     assert 800 < len(text) <= 1000 and text.endswith("}\n")
     steps = [x["step"] for x in lines(tmp_path)]
@@ -195,7 +195,7 @@ def test_full_disk_is_named_and_leaves_whole_lines(tmp_path):
 
 def test_metrics_file_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Cannot write .*file.*metrics.jsonl"):
+    with pytest.raises(UserError, match="Could not write .*file.*metrics.jsonl"):
         JSONLOutput(tmp_path / "file")
 
 
