@@ -69,7 +69,9 @@ class TensorBoardOutput:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
-        self._close_file()
+        file, self._file = self._file, None
+        if file:
+            file.close()
         self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -133,15 +135,10 @@ class TensorBoardOutput:
                 file.truncate(start)
             raise
 
-    def _close_file(self) -> None:
-        file, self._file = self._file, None
-        if file:
-            file.close()
-
     def _report(self, error: OSError) -> None:
-        if self._reported:
+        reported, self._reported = self._reported, True
+        if reported:
             return
-        self._reported = True
         with contextlib.suppress(OSError):  # Standard output may be on the same full disk.
             print(
                 f"Warning: cannot write TensorBoard events to {self._logdir} "

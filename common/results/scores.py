@@ -1,4 +1,4 @@
-"""Reference scores (the folder scores/) and how a user's runs compare with them.
+"""Reference scores (the folder scores/), and comparisons of runs with them.
 
 A score is normalized by two references of its game, (score - random) / (reference - random):
 "gamer" by a professional human player, "record" by the human world record. Files, sources and
@@ -21,10 +21,10 @@ from dreamerv2.common.results.find import fold
 from dreamerv2.common.results.formats import Curve, Run, read_curves
 
 REFERENCES = ("random", "human", "record")
-PUBLISHED = " (published)"  # Tells the paper's dreamerv2 from a user's runs of that name.
+PUBLISHED = " (published)"  # distinguishes the paper's dreamerv2 from runs with that name
 FRAMES = 200_000_000  # of every score in atari_scores.csv
 REPLICATES = 1000
-# What a table says about itself, for whoever it is handed on to.
+# Printed below every table, for readers who have the table alone.
 NOTES = (
     "A run's score is its mean over the last bin. Scores are normalized by a human gamer (or the "
     "human record) as 1 and random play as 0. gamer_median, gamer_mean, record_mean and "
@@ -43,7 +43,7 @@ class Scores(NamedTuple):
     method: str
     tasks: list[str]
     values: np.ndarray
-    frames: float  # where the shortest run ended
+    frames: float  # at the end of the shortest run
 
     def on(self, tasks: Sequence[str]) -> "Scores":
         """Return the scores on those of the tasks that this method has."""
@@ -71,7 +71,7 @@ def load_curves() -> tuple[Curve, ...]:
 
 
 def canonical(task: str) -> str:
-    """Return the name that scores/ has for a task ('atari_jamesbond' -> 'atari_james_bond')."""
+    """Return the name of a task in scores/ ('atari_jamesbond' -> 'atari_james_bond')."""
     known = {*load_scores(), *(curve.task for curve in load_curves())}
     return {fold(name): name for name in known}.get(fold(task), task)
 
@@ -83,7 +83,7 @@ def references(task: str) -> dict[str, float]:
 
 
 def baselines(names: Sequence[str]) -> list[str]:
-    """Check the names of references and published methods; UserError names the nearest."""
+    """Return the names of references and published methods; UserError if one is unknown."""
     known = [*next(iter(load_scores().values()))]
     for name in names:
         if name not in known:
@@ -106,7 +106,7 @@ def published(method: str) -> Scores:
 
 
 def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
-    """Gather the final score of binned runs, and of curves, a Scores for each method.
+    """Return the Scores of each method: the last values of binned runs and of curves.
 
     Tasks without a human score are left out, as are curves that end in NaN.
     """
@@ -165,10 +165,10 @@ def _improvement(ours: Scores, theirs: Scores) -> Row:
     if not ours.tasks:
         return {}
     names = {"method": ours.method, "over": theirs.method, "tasks": len(ours.tasks)}
-    # One generator for both: draws that moved together would make the interval too narrow.
+    # One generator for both, since equal draws would make the interval too narrow.
     rng = np.random.default_rng(0)
     x, y = bootstrap(ours, rng), bootstrap(theirs, rng)
-    # A method of one seed a task stays as it is while the other is drawn anew.
+    # A method with one seed a task has no replicates and is repeated instead.
     count = max(len(x), len(y))
     x = x if len(x) else [ours.values] * count
     y = y if len(y) else [theirs.values] * count

@@ -1,4 +1,4 @@
-"""Summaries of scores over seeds and tasks, with bootstrap confidence intervals; NumPy only.
+"""Summaries of scores over seeds and tasks, with bootstrap confidence intervals.
 
 Scores of one method are an array [G, S]: G tasks (games), S seeds, NaN where a task has fewer
 seeds. Functions take any leading dimensions, so the same code computes the estimate [G, S] and
