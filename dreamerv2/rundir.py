@@ -1,17 +1,17 @@
-"""What a run leaves behind: its config, spaces, weights and episodes.
+"""A run's directory, read only: config, weights and episodes.
 
-To look at them disturbs no run that is still alive: nothing here takes the run's lock or removes a
-file.
+The run may be training meanwhile: nothing here takes its lock, or writes or removes a file.
 """
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamerv2.common.config.config import OPEN_GROUPS, Config
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.npzlayout import Damaged
 from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
@@ -27,11 +27,11 @@ class Weights(NamedTuple):
     state: dict[str, Any]
 
 
-def folder(config: Config) -> Path:
-    """Return the folder of the run to look at: the one that holds --checkpoint, else --logdir.
+def find_run(config: Config) -> Path:
+    """Return the directory of the run that holds --checkpoint, else --logdir.
 
     Raises:
-        UserError: neither is the folder of a run.
+        UserError: neither is the directory of a run.
     """
     if config.checkpoint:
         path = Path(config.checkpoint).expanduser().absolute()
@@ -50,38 +50,38 @@ def folder(config: Config) -> Path:
 
 
 def read_config(run: Path, defaults: Config) -> Config:
-    """Return the config of a run; knobs that it does not know have their defaults.
+    """Return the config of a run; options that it lacks have their defaults.
 
     Raises:
-        UserError: it cannot be read, or has knobs that this program does not know.
+        UserError: the file cannot be read, or has options that this program does not know.
     """
     return defaults.update(Config.load(run / "config.yaml").flat)
 
 
 def base_config(config: Config, configs: Mapping[str, Mapping]) -> Config:
-    """Return what the flags of --mode eval and dream start from: the run's own config.
+    """Return the run's own config, on which the flags of --mode eval and dream are applied.
 
     Args:
         config: from the flags alone; names the run.
         configs: as from paths.load_configs().
 
     Raises:
-        UserError: there is no such run, or no reading its config.
+        UserError: there is no such run, or its config cannot be read.
     """
-    run = folder(config)
+    run = find_run(config)
     own = read_config(run, Config(configs["defaults"]))
-    mine = {"mode": config.mode, "checkpoint": config.checkpoint}
-    return own.update({"logdir": config.logdir or str(run), **mine})
+    flags = {"mode": config.mode, "checkpoint": config.checkpoint}
+    return own.update({"logdir": config.logdir or str(run), **flags})
 
 
 def read_weights(config: Config) -> Weights:
-    """Load --checkpoint (a version's folder, the folder of all, or a run), else the newest one.
+    """Load --checkpoint (a version's folder, the folder of all, or a run), else the newest version.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = Path(config.checkpoint).expanduser() if config.checkpoint else folder(config)
-    # Versions are named by their step, and so is a run that is named by a date.
+    path = Path(config.checkpoint).expanduser() if config.checkpoint else find_run(config)
+    # A run may be named by a date, which looks like a version: versions are named by their step.
     is_run = (path / "config.yaml").is_file()
     loaded = load_version(path) if path.is_dir() and not is_run else None
     if loaded is None:
@@ -97,25 +97,25 @@ def read_weights(config: Config) -> Weights:
 
 
 def frames(config: Config, step: int) -> int:
-    """Return the environment frames of a run after so many of its agent steps.
+    """Return the environment frames of a run's training after `step` of its agent steps.
 
-    They are those of its training, whatever --action_repeat an evaluation plays with.
+    The run's own action_repeat counts, whatever --action_repeat an evaluation plays with.
     """
     try:
-        own = read_config(folder(config), config)
-    except UserError:  # a checkpoint on its own: its run is not known
+        own = read_config(find_run(config), config)
+    except UserError:  # the run of a checkpoint that was moved is not known
         own = config
     return step * own.action_repeat
 
 
 def load_weights(agent: Any, weights: Weights) -> None:
-    """Give an agent that will only act what it has learned.
+    """Load the weights into an agent that only acts.
 
-    The optimizers keep their initial state: it differs with the precision (float16 has a loss
-    scale), and a run of a GPU should play anywhere.
+    The optimizers keep their initial state, because it depends on the precision (float16 has a loss
+    scale) and a run of a GPU should play anywhere.
 
     Raises:
-        UserError: the weights belong to another architecture; names what differs.
+        UserError: the weights belong to another architecture; names the differences.
     """
     arrays = {k: v for k, v in weights.arrays.items() if not _of_optimizer(k)}
     own = {k: v for k, v in agent.save()[0].items() if _of_optimizer(k)}
@@ -123,7 +123,7 @@ def load_weights(agent: Any, weights: Weights) -> None:
 
 
 def _of_optimizer(name: str) -> bool:
-    # An observation, whose name is in its network's, may be called foo_opt.
+    # Anchored, because an observation may be called foo_opt, and a network's names contain it.
     return re.match(r"(world_model|(task|expl)/(actor|critic|head))_opt/", name) is not None
 
 
@@ -131,9 +131,9 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
     """Read one sequence from each of the newest episodes, those of evaluations first.
 
     Args:
-        run: folder of the run.
+        run: directory of the run.
         length: rows of a sequence; fewer if no episode has so many.
-        count: sequences wanted; there are fewer if there are fewer episodes.
+        count: number of sequences; fewer if there are fewer episodes.
         seed: decides where in an episode its sequence starts.
 
     Returns: key -> [N, T, ...], a batch as the replay gives it.
@@ -141,92 +141,35 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
     Raises:
         UserError: there is no episode.
     """
-    episodes = list(_newest(run, 4 * count))
-    longest = max((episode.rows for episode in episodes), default=0)
-    if longest < 2:
+    episodes = list(itertools.islice(_newest(run), 4 * count))
+    length = min(length, max((episode.rows for episode in episodes), default=0))
+    if length < 2:
         raise UserError(f"{run} holds no whole episode yet, so there is nothing to dream about.")
-    length = min(length, longest)
-    generator, rows = np.random.default_rng(seed), []
-    for episode in [e for e in episodes if e.rows >= length]:
+    generator, rows, files = np.random.default_rng(seed), [], FileCache()
+    for episode in (e for e in episodes if e.rows >= length):
         start = int(generator.integers(episode.rows - length + 1))
+        keys = {key: member for key, member in episode.layout.items() if trained_on(key)}
+        row = {key: np.empty((length, *m.shape), m.dtype) for key, m in keys.items()}
         try:
-            rows.append(_read(episode, start, length))
+            episode.read(start, row, files)
         except Damaged as problem:
             print(f"Passed over {episode.path}: {problem}.", flush=True)
+            continue
+        row["is_first"][0] = True  # as in every batch: the model knows nothing of the rows before
+        rows.append(row)
         if len(rows) == count:
             break
+    files.close()
     if not rows:
         raise UserError(f"No episode in {run} can be read, so there is nothing to dream about.")
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _read(episode: StoredEpisode, start: int, length: int) -> dict[str, np.ndarray]:
-    keys = {key: member for key, member in episode.layout.items() if trained_on(key)}
-    row = {key: np.empty((length, *m.shape), m.dtype) for key, m in keys.items()}
-    files = FileCache()
-    try:
-        episode.read(start, row, files)
-    finally:
-        files.close()
-    row["is_first"][0] = True  # as in every batch: the model knows nothing of what was before
-    return row
-
-
-def _newest(run: Path, limit: int) -> Iterator[StoredEpisode]:
-    """Open the newest episodes; the running process may delete one at any time."""
-    found = 0
+def _newest(run: Path) -> Iterator[StoredEpisode]:
+    """Open the newest episodes first; the running process may delete one at any time."""
     for name in ("eval_episodes", "train_episodes"):
         for path in sorted((run / name).glob("*.npz"), reverse=True):
             try:
-                episode = StoredEpisode(path)
+                yield StoredEpisode(path)
             except (Damaged, FileNotFoundError) as problem:
                 print(f"Passed over {path}: {problem}.", flush=True)
-                continue
-            yield episode
-            found += 1
-            if found >= limit:
-                return
-
-
-def prepare(config: Config, logdir: Path, fixed: Sequence[str]) -> None:
-    """Put the config into a new run directory, or name what changed since the last start.
-
-    A run that continues takes over its new config (`train` saves it) once its checkpoint has turned
-    out to fit: a mistake must not overwrite the config that the checkpoint was made with.
-
-    Args:
-        fixed: keys whose values a run keeps.
-
-    Raises:
-        UserError: the directory cannot be written, its config not read, or a fixed value changed.
-    """
-    path = logdir / "config.yaml"
-    if not path.exists():
-        save_config(config)
-    before, now = Config.load(path).flat, config.flat
-    for key in fixed:
-        if before.get(key, now[key]) != now[key]:
-            raise UserError(
-                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
-                "--configs it was started with, or another --logdir."
-            )
-    for key in sorted(before.keys() | now.keys()):
-        # A knob that the run does not know is new in the program, unless it is a user's own.
-        known = key in before or key.partition(".")[0] in OPEN_GROUPS
-        was, new = before.get(key, "not set"), now.get(key, "not set")
-        if known and was != new:
-            print(f"Changed since the last start: {key} was {was}, now {new}.")
-
-
-def save_config(config: Config) -> None:
-    """Put the config into the run directory.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    logdir = Path(config.logdir).expanduser()
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-        config.save(logdir / "config.yaml")
-    except OSError as error:
-        raise UserError(f"The logdir {logdir} cannot be written: {error.strerror}.") from error

@@ -19,8 +19,7 @@ import tqdm
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.logger.jsonl import JSONLOutput
 from dreamerv2.common.logger.tensorboard import TensorBoardOutput
-from dreamerv2.common.run.counter import Counter
-from dreamerv2.common.run.when import Every
+from dreamerv2.common.run.when import Counter, Every
 from dreamerv2.common.video import encode as video_lib
 
 __all__ = [

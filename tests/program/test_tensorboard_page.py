@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dreamerv2.common.logger.logger import Logger, TensorBoardOutput
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 
 RUN = "atari_pong/dreamerv2/1"
 FOLDER = Path(sys.executable).parent

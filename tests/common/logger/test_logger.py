@@ -32,7 +32,7 @@ from dreamerv2.common.logger.logger import (
     TerminalOutput,
 )
 from dreamerv2.common.logger.progress import Progress
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 from dreamerv2.common.video import encode as video
 
 

@@ -77,7 +77,7 @@ class Recorder:
     """Keeps what a driver hands on."""
 
     def __init__(self):
-        self.rows, self.episodes, self.resets = [], [], []
+        self.rows, self.episodes = [], []
 
     def driver(self, *lengths, parallel="none"):
         constructors = [
@@ -88,7 +88,6 @@ class Recorder:
             vectorize(constructors, parallel),
             on_step=[lambda row, index: self.rows.append((index, row))],
             on_episode=[lambda episode, index: self.episodes.append((index, episode))],
-            on_reset=[lambda row, index: self.resets.append((index, row))],
         )
 
     def places(self, index):
@@ -169,17 +168,17 @@ def test_a_row_that_is_kept_keeps_nothing_else_alive():
     assert all(getattr(array, "base", None) is None for array in arrays)
 
 
-def test_reset_rows_reach_on_reset_and_on_step_in_order():
+def test_an_episode_is_passed_on_after_its_rows():
     order = []
-    envs = vectorize([lambda: CountingEnv(0, [2])])
-    driver = Driver(envs)
-    driver.on_reset(lambda row, index: order.append("reset"))
-    driver.on_step(lambda row, index: order.append("row"))
-    driver.on_episode(lambda episode, index: order.append("episode"))
+    driver = Driver(
+        vectorize([lambda: CountingEnv(0, [2])]),
+        on_step=[lambda row, index: order.append("row")],
+        on_episode=[lambda episode, index: order.append("episode")],
+    )
     agent = CountingAgent()
     driver(agent, episodes=1)
     driver(agent, steps=1)
-    assert order == ["reset", "row", "row", "row", "episode", "reset", "row", "row"]
+    assert order == ["row", "row", "row", "episode", "row", "row"]
 
 
 def test_steps_and_episodes_must_both_be_reached():
@@ -221,13 +220,18 @@ def test_driver_reset_starts_every_environment_anew():
 def test_stop_ends_a_call_after_the_step_under_way():
     seen = Recorder()
     driver = seen.driver([5], [5])
-    driver(CountingAgent(), steps=100, stop=lambda: len(seen.rows) >= 6)
+
+    class Stop:
+        def __bool__(self):
+            return len(seen.rows) >= 6
+
+    driver(CountingAgent(), steps=100, stop=Stop())
     assert len(seen.rows) == 6
 
 
 def test_asked_to_stop_before_it_began_it_begins_nothing():
     seen = Recorder()
-    seen.driver([5], [5])(CountingAgent(), steps=100, episodes=1, stop=lambda: True)
+    seen.driver([5], [5])(CountingAgent(), steps=100, episodes=1, stop=True)
     assert not seen.rows
 
 
