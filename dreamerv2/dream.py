@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dreamerv2 import saved
+from dreamerv2 import rundir
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import adapter as spacefile
@@ -45,17 +45,17 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     Raises:
         UserError: no checkpoint, one of another architecture, no episode, or no image to show.
     """
-    weights, run = saved.read_weights(config), saved.folder(config)
+    weights, run = rundir.read_weights(config), rundir.find_run(config)
     replica = spacefile.Replica(*spacefile.load(run), config)
     agent = make_agent(config, *describe(replica.observation_space, replica.action_space))
-    saved.load_weights(agent, weights)
+    rundir.load_weights(agent, weights)
     if not agent.world_model.heads["decoder"].images:
         raise UserError(
             f"The model of {run} predicts no images, so there is nothing to see: --mode dream "
             "needs a run whose decoder.cnn_keys match an image."
         )
     seed = seeding.integer(config.seed, "dream")
-    data = saved.sequences(run, LENGTH, SEQUENCES, seed)
+    data = rundir.sequences(run, LENGTH, SEQUENCES, seed)
     videos = {}
     for name, frames in agent.report(data).items():
         key = name.removeprefix("openl_")
@@ -64,7 +64,7 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     for key, frames in believed["images"].items():
         videos[f"{key}_imagined"] = imagined_frames(frames, believed, config.clip_rewards)
     stem = Path(config.logdir or run).expanduser() / "videos"
-    stem /= f"dream_{saved.frames(config, weights.step):012d}"
+    stem /= f"dream_{rundir.frames(config, weights.step):012d}"
     paths = []
     for name, frames in videos.items():
         paths += writer.save(f"{stem}_{file_name(name)}", frames, FPS)

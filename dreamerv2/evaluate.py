@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from dreamerv2 import saved
+from dreamerv2 import rundir
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs.spaces import describe
@@ -58,9 +58,9 @@ def evaluate(
     """
     if config.eval_eps < 1:
         raise UserError("--eval_eps 0 is not possible with --mode eval: it must be at least 1.")
-    weights = saved.read_weights(config)
-    logdir = Path(config.logdir or saved.folder(config)).expanduser()
-    run = Run(logdir, config.task, saved.frames(config, weights.step))
+    weights = rundir.read_weights(config)
+    logdir = Path(config.logdir or rundir.find_run(config)).expanduser()
+    run = Run(logdir, config.task, rundir.frames(config, weights.step))
     count = min(config.envs, config.eval_eps)
     seeds = [seeding.integer(config.seed, "env", "evaluation", i) for i in range(count)]
     envs = make_envs("eval", count, seeds)
@@ -68,18 +68,18 @@ def evaluate(
     try:
         spaces = envs.single_observation_space, envs.single_action_space
         agent = make_agent(config, *describe(*spaces))
-        saved.load_weights(agent, weights)
+        rundir.load_weights(agent, weights)
         policy = functools.partial(agent.policy, step=weights.step, mode="eval")
         limit = config.time_limit
         results = Results(run, limit if limit * config.action_repeat < WHOLE_GAME else 0)
-        with StopRequest(envs) as stop, EpisodeProgress(config.eval_eps) as progress:
+        with StopRequest(envs) as stop, EpisodeProgress("Evaluation", config.eval_eps) as progress:
 
             def score(row: dict[str, np.ndarray], index: int) -> None:
                 if index not in envs.abandoned:  # whose episode a stop has cut
                     results(row, index)
 
             driver = Driver(envs, on_step=[score, progress, camera])
-            driver(policy, episodes=config.eval_eps, stop=lambda: bool(stop))
+            driver(policy, episodes=config.eval_eps, stop=stop)
     finally:
         camera.close()
         envs.close()

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common.logger.logger import Logger
-from dreamerv2.common.run.counter import Counter
-from dreamerv2.common.run.when import Every
+from dreamerv2.common.run.when import Counter, Every
 
 # Limits of one video, in frames and in bytes; encoding takes a second per thousand frames.
 MAX_FRAMES, MAX_BYTES = 3000, 256e6

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 from dreamerv2.common.video import encode
 
 

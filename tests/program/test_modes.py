@@ -21,7 +21,7 @@ import tensorflow as tf
 from PIL import Image
 from tiny import FLAGS
 
-from dreamerv2 import dream, evaluate, saved
+from dreamerv2 import dream, evaluate, rundir
 from dreamerv2 import train as trainer
 from dreamerv2.agent import Agent
 from dreamerv2.common.config import paths
@@ -231,9 +231,9 @@ def test_frames_are_those_of_the_training(tmp_path):
     defaults = Config(paths.load_configs()["defaults"])
     trained = defaults.update({"logdir": str(tmp_path), "action_repeat": 4})
     trained.save(tmp_path / "config.yaml")
-    assert saved.frames(trained.update({"action_repeat": 2}), 500) == 2000
+    assert rundir.frames(trained.update({"action_repeat": 2}), 500) == 2000
     alone = trained.update({"logdir": str(tmp_path / "else"), "action_repeat": 3})
-    assert saved.frames(alone, 500) == 1500, "there is no run to ask"
+    assert rundir.frames(alone, 500) == 1500, "there is no run to ask"
 
 
 def test_eval_leaves_the_run_alone(evaluated):
@@ -298,7 +298,7 @@ def test_optimizer_state_is_told_from_an_observation_with_such_a_name():
         state |= {v.name[:-2] for v in each.scaling.variables}
     names = agent.save()[0].keys()
     assert any("foo_opt" in name for name in names - state)
-    assert {name for name in names if saved._of_optimizer(name)} == state
+    assert {name for name in names if rundir._of_optimizer(name)} == state
 
 
 # --- dream ---
@@ -414,7 +414,7 @@ def test_a_run_named_by_a_date_is_no_checkpoint(run, tmp_path):
     shutil.copytree(run, dated)
     config = Config.load(dated / "config.yaml")
     for changes in ({"logdir": str(dated)}, {"checkpoint": str(dated)}):
-        assert saved.read_weights(config.update({"mode": "eval", **changes})).step == 60
+        assert rundir.read_weights(config.update({"mode": "eval", **changes})).step == 60
 
 
 def test_videos_of_keys_with_dots_have_files_of_their_own(tmp_path):

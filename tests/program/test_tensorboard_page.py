@@ -13,7 +13,7 @@ import pytest
 
 from dreamerv2.common.logger.logger import Logger
 from dreamerv2.common.logger.tensorboard import TensorBoardOutput
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 
 RUN = "atari_pong/dreamerv2/1"
 FOLDER = Path(sys.executable).parent

@@ -8,7 +8,7 @@ from logs import Memory
 
 from dreamerv2.common.logger import Logger, episodes
 from dreamerv2.common.logger.episodes import EpisodeLog
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 
 
 def make_log(video=("image",), every=1, more=dict, **keys):

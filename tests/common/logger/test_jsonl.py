@@ -17,7 +17,7 @@ from dreamerv2.common.errors import UserError
 from dreamerv2.common.logger import Logger, jsonl
 from dreamerv2.common.logger.jsonl import JSONLOutput
 from dreamerv2.common.logger.logger import Entry
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 
 
 def lines(folder):

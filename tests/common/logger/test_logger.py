@@ -9,7 +9,7 @@ from logs import Memory, moving_square
 
 from dreamerv2.common.logger import Logger
 from dreamerv2.common.logger.logger import Entry
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 
 
 def test_steps_are_environment_frames_at_the_time_of_the_write():

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dreamerv2.common.logger import Logger
 from dreamerv2.common.logger.logger import Entry
 from dreamerv2.common.logger.tensorboard import TensorBoardOutput
-from dreamerv2.common.run.counter import Counter
+from dreamerv2.common.run.when import Counter
 
 
 def events(folder):
