@@ -1,4 +1,5 @@
 import types
+import weakref
 
 import gymnasium
 import numpy as np
@@ -173,6 +174,14 @@ def test_a_row_that_is_kept_keeps_nothing_else_alive():
     record.driver((3,), (9,))(CountingAgent(), steps=8)
     arrays = [value for _, row in record.rows for key, value in row.items() if key != "action"]
     assert all(getattr(array, "base", None) is None for array in arrays)
+
+
+def test_rows_of_a_long_episode_are_not_kept():
+    rows = []
+    envs = vectorize([lambda: CountingEnv(0, [1000])])
+    driver = Driver(envs, on_step=[lambda row, index: rows.append(weakref.ref(row["place"]))])
+    driver(CountingAgent(), steps=50)
+    assert len(rows) == 51 and sum(row() is not None for row in rows) <= 1
 
 
 def test_steps_and_episodes_must_both_be_reached():
