@@ -34,15 +34,11 @@ class TensorBoardOutput:
         logdir: folder of the event files; created on the first write.
         start_step: frames at which the run (re)starts. TensorBoard then hides what an earlier
             process logged beyond it. None hides nothing.
-        fps: playback speed of videos, frames per second.
     """
 
-    def __init__(
-        self, logdir: str | os.PathLike, start_step: int | None = None, fps: float = encode.FPS
-    ):
+    def __init__(self, logdir: str | os.PathLike, start_step: int | None = None):
         self._logdir = Path(logdir)
         self._start_step = start_step
-        self._fps = fps
         self._file: BinaryIO | None = None
         self._reported = False
         self._failure: BaseException | None = None
@@ -92,7 +88,7 @@ class TensorBoardOutput:
         self._queue.task_done()
 
     def _write(self, step: int, wall_time: float, entries: Sequence[Entry]) -> None:
-        values = [_value(kind, name, value, self._fps) for kind, name, value in entries]
+        values = [_value(*entry) for entry in entries]
         summary = summary_pb2.Summary(value=values)
         event = event_pb2.Event(step=step, wall_time=wall_time, summary=summary)
         if self._file is None:
@@ -153,13 +149,13 @@ def _newest(logdir: Path) -> int:
     return max((int(match[1]) for match in matches if match), default=-1)
 
 
-def _value(kind: str, name: str, value: Any, fps: float) -> summary_pb2.Summary.Value:
+def _value(kind: str, name: str, value: Any) -> summary_pb2.Summary.Value:
     if kind == "scalar":
         return summary_pb2.Summary.Value(tag=name, simple_value=float(value))
     if kind == "text":
         return _text(name, value)
     height, width, channels = value.shape[-3:]
-    gif = encode.encode_gif(value, fps)
+    gif = encode.encode_gif(value)
     image = summary_pb2.Summary.Image(
         height=height, width=width, colorspace=channels, encoded_image_string=gif
     )

@@ -90,10 +90,7 @@ def save(path: str | os.PathLike, frames: np.ndarray, fps: float = encode.FPS) -
 
 
 class _MP4:
-    """H.264 in an MP4 file, which gets its name only when it is complete.
-
-    As a context, it removes the temporary file after an exception (a full disk).
-    """
+    """H.264 in an MP4 file; an exception in its context removes the temporary file."""
 
     def __init__(self, path: Path, fps: float):
         self._path = path
