@@ -89,7 +89,7 @@ def make_plots(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace) -> find.Loaded:
-    """Read the runs of --indir, --tasks and --methods; tasks get their names in scores/."""
+    """Read the runs of --indir, --tasks and --methods, with the names of scores/."""
     indirs = dict(zip(args.indir, prefixes(args), strict=True))
     yaxes = [args.yaxis] if args.yaxis else ["eval_return", "train_return"]
     loaded = find.load(indirs, args.outdir, args.xaxis, yaxes)
@@ -104,7 +104,7 @@ def load(args: argparse.Namespace) -> find.Loaded:
 
 
 def prefixes(args: argparse.Namespace) -> list[str]:
-    """Return the prefix of each --indir: none, the given ones, or the names of the folders."""
+    """Return the prefix of each --indir: none, as given, or the folder's name."""
     if args.prefix is None:
         return [""] * len(args.indir)
     names = args.prefix or [indir.resolve().stem for indir in args.indir]
@@ -210,7 +210,7 @@ def draw_panel(
 
 
 def published_curves(task: str, styles: dict[str, Any], args: argparse.Namespace) -> list[Curve]:
-    """Return the published curves of a task, which have environment frames as their x axis."""
+    """Return the published curves of a task, known over environment frames only."""
     curves = scores.load_curves() if args.xaxis == "step" else ()
     return [curve for curve in curves if curve.task == task and curve.method in styles]
 
@@ -253,7 +253,7 @@ def baseline_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def draw_aggregate(
     metrics: pd.DataFrame, chances: pd.DataFrame, curves: pd.DataFrame, lines: dict[str, Any]
 ) -> Figure:
-    """Draw the metrics, performance profiles and probabilities of improvement of all methods.
+    """Draw metrics, performance profiles and probabilities of improvement.
 
     `lines` has the line style of every method, see figures.gray_line.
     """

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line and one line a step, complete after a crash as well."""
+"""metrics.jsonl: one JSON object a line and a line a step, also after a crash."""
 
 import json
 import math
@@ -15,7 +15,7 @@ FILENAME = "metrics.jsonl"
 
 
 class JSONLOutput:
-    """Writes scalars to ``LOGDIR/metrics.jsonl``, as ``{"step": frames, name: value, ...}``.
+    """Writes ``{"step": frames, name: value, ...}`` to ``LOGDIR/metrics.jsonl``.
 
     A step has one line, which is replaced when the step is written again; a name logged several
     times at one step (the returns of several episodes) becomes the mean. Every line is in the file

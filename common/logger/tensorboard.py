@@ -61,7 +61,7 @@ class TensorBoardOutput:
         self._raise_failure()
 
     def close(self) -> None:
-        """Write the queued entries, end the thread and close the file; may be called twice."""
+        """Write queued entries, end the thread, close the file; may be called twice."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()

@@ -1,4 +1,4 @@
-"""The terminal: lines of metrics, and progress bars (plain lines if there is no terminal)."""
+"""Lines of metrics and progress bars on a terminal, or plain lines without one."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Parts of figures: palettes, a grid of panels with a legend, intervals and profiles."""
+"""Parts of figures: palettes, panels with a legend, intervals and profiles."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ DASHES = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))]
 
 
 def palette(names: Sequence[str], count: int) -> list[Any]:
-    """Return `count` colors of a named palette, a matplotlib colormap or a list of colors."""
+    """Return `count` colors of a palette, a matplotlib colormap or a list."""
     colors = PALETTES.get(names[0], names[0]) if len(names) == 1 else list(names)
     if names[0] in PALETTES and isinstance(colors, list) and count > len(colors):
         colors = "turbo"  # Similar colors are better than two methods in one color.

@@ -1,4 +1,4 @@
-"""Find training runs in folders of any depth, name them, and load one metric of each."""
+"""Find training runs in folders, name them, and load one metric of each."""
 
 import concurrent.futures
 import functools
@@ -22,7 +22,7 @@ PARALLEL_BYTES = 50e6  # of metrics, above which several processes read faster t
 
 
 class Loaded(NamedTuple):
-    """Runs and curves, the metric `yaxis` found for them, and `notes` about skipped files."""
+    """Runs and curves, their metric `yaxis`, and `notes` about skipped files."""
 
     runs: list[Run]
     curves: list[Curve]
@@ -56,7 +56,7 @@ def load(
 def _skip(
     found: list[tuple[pathlib.Path, pathlib.Path]],
 ) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
-    """Drop files that cannot be opened, and folders of plots below `indir`; return notes too."""
+    """Drop unreadable files and folders of plots below `indir`; return notes too."""
     closed = [file for file, _ in found if not os.access(file, os.R_OK)]  # dangling links too
     below = [file.parent for file, indir in found if indir not in (file, file.parent)]
     plots = [folder for folder in dict.fromkeys(below) if is_plots(folder)]
@@ -121,7 +121,7 @@ def _load(
 def read_many(
     files: Sequence[pathlib.Path], xaxis: str, yaxis: str
 ) -> dict[pathlib.Path, tuple[np.ndarray, np.ndarray, int]]:
-    """Read two metrics from many metrics.jsonl, see read_metrics; large ones in parallel."""
+    """Read two metrics from many files, see read_metrics; large ones in parallel."""
     read = functools.partial(formats.read_metrics, xaxis=xaxis, yaxis=yaxis)
     if sum(file.stat().st_size for file in files) < PARALLEL_BYTES:
         return dict(zip(files, map(read, files), strict=True))
@@ -159,7 +159,7 @@ def shown(name: str | pathlib.Path) -> str:
 
 
 def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Path]:
-    """List the files below `indir` that may hold results, or `indir` itself if it is a file.
+    """List the files of results below `indir`, or `indir` itself if it is a file.
 
     `exclude` is the folder of the plots, which is not read. Raises UserError if `indir` is missing.
     """
@@ -239,7 +239,7 @@ def ends_early(config: dict[str, str]) -> bool:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Rename the seeds of runs that share task, method and seed (two folders, both seed 0)."""
+    """Rename the seeds of runs that share task, method and seed."""
     seen: Counter[tuple[str, ...]] = Counter()
     result = []
     for run in runs:

@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A metric summarized over seeds; xs, mid, low and high are float64 [N], NaN where unknown."""
+    """A metric summarized over seeds, float64 [N] each; NaN where unknown."""
 
     task: str
     method: str
@@ -86,7 +86,7 @@ def _decode_line(line: bytes) -> Any:
 
 
 def _finite(pairs: list[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Split (x, y) pairs into two float64 arrays, without those that are not finite numbers."""
+    """Split (x, y) pairs into two float64 arrays, without non-finite numbers."""
     numbers = [
         p for p in pairs if isinstance(p[0], (int, float)) and isinstance(p[1], (int, float))
     ]
@@ -139,7 +139,7 @@ def read_curves(path: pathlib.Path) -> list[Curve] | None:
 
 
 def _curve(name: tuple[str, str], table: np.ndarray) -> Curve:
-    """Return a curve with a band of one standard deviation, from rows of step, mean, std."""
+    """Return a curve with a band of one std, from rows of step, mean, std."""
     xs, mean, std = table.T
     return Curve(*name, xs, mean, mean - std, mean + std)
 

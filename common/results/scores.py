@@ -38,7 +38,7 @@ NOTES = (
 
 
 class Scores(NamedTuple):
-    """The final scores of one method: values [G, S] for G tasks, NaN-padded to S seeds."""
+    """Final scores of one method: values [G, S], G tasks, NaN-padded to S seeds."""
 
     method: str
     tasks: list[str]
@@ -77,13 +77,13 @@ def canonical(task: str) -> str:
 
 
 def references(task: str) -> dict[str, float]:
-    """Return the scores of random play and of a human on a task; empty if they are unknown."""
+    """Return the scores of random play and of a human on a task; empty if unknown."""
     row = load_scores().get(canonical(task), {})
     return {name: row[name] for name in ("random", "human") if name in row}
 
 
 def baselines(names: Sequence[str]) -> list[str]:
-    """Return the names of references and published methods; UserError if one is unknown."""
+    """Return the names of baselines; UserError if one is unknown."""
     known = [*next(iter(load_scores().values()))]
     for name in names:
         if name not in known:
@@ -93,7 +93,7 @@ def baselines(names: Sequence[str]) -> list[str]:
 
 
 def normalize(values: np.ndarray, tasks: Sequence[str], reference: str) -> np.ndarray:
-    """Scale scores [..., G, S] so that random play is 0 and the reference ('human') is 1."""
+    """Scale scores [..., G, S] so that random play is 0 and the reference is 1."""
     table = load_scores()
     low, high = (np.array([[table[t][name]] for t in tasks]) for name in ("random", reference))
     return (values - low) / (high - low)
@@ -130,7 +130,7 @@ def _matrix(groups: dict[str, list[float]]) -> tuple[list[str], np.ndarray]:
 
 
 def bootstrap(scores: Scores, rng: np.random.Generator) -> np.ndarray:
-    """Draw replicates [R, G, S] of a method's scores; none (R = 0) if no task has two seeds."""
+    """Draw replicates [R, G, S] of a method's scores; R = 0 without two seeds."""
     several = scores.values.shape[1] > 1
     return stats.resample(scores.values, REPLICATES if several else 0, rng)
 
@@ -143,7 +143,7 @@ def metrics_of(scores: Scores, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def aggregate(methods: Sequence[Scores]) -> list[Row]:
-    """Compute every metric of every method, a row each: value, and its interval low to high."""
+    """Compute every metric of every method, a row each, with intervals."""
     rows = []
     for scores in methods:
         about = {"method": scores.method, "tasks": len(scores.tasks)}
@@ -155,7 +155,7 @@ def aggregate(methods: Sequence[Scores]) -> list[Row]:
 
 
 def improvements(ours: Sequence[Scores], others: Sequence[Scores]) -> list[Row]:
-    """Compute the probability that each of ours beats each of the others, on the tasks of both."""
+    """Compute the probability of each of ours to beat the others on common tasks."""
     pairs = [(x, y) for x in ours for y in (*ours, *others) if x is not y]
     return [row for x, y in pairs if (row := _improvement(x, y))]
 
@@ -177,7 +177,7 @@ def _improvement(ours: Scores, theirs: Scores) -> Row:
 
 
 def profiles(methods: Sequence[Scores]) -> list[Row]:
-    """Compute performance profiles: the fraction of runs above tau, in gamer-normalized score."""
+    """Compute the fraction of runs above tau, in gamer-normalized score."""
     gamers = [normalize(scores.values, scores.tasks, "human") for scores in methods]
     top = max(np.nanquantile(gamer, 0.9) for gamer in gamers)
     taus = np.linspace(0, np.clip(np.ceil(top), 1, 8), 41)
@@ -224,7 +224,7 @@ def _cell(row: Row) -> str:
 def write_tables(
     outdir: pathlib.Path, metrics: Sequence[Row], chances: Sequence[Row], curves: Sequence[Row]
 ) -> None:
-    """Write the aggregate as aggregate.md for people, aggregate.csv and .json for other tools."""
+    """Write aggregate.md for people, aggregate.csv and .json for other tools."""
     (outdir / "aggregate.md").write_text(markdown(metrics, chances))
     improvements = [{**row, "metric": f"improvement over {row['over']}"} for row in chances]
     with (outdir / "aggregate.csv").open("w", newline="") as file:
