@@ -1,4 +1,4 @@
-"""Printing that no terminal and no reader of a pipe can end a run by going away."""
+"""Standard output and error that survive the end of their terminal or pipe."""
 
 import contextlib
 import errno
@@ -7,15 +7,20 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-GONE = (errno.EIO, errno.EPIPE)  # the terminal is closed; nobody reads the pipe any more
+CLOSED = (errno.EIO, errno.EPIPE)  # of a closed terminal, of a pipe without a reader
 
 
-class Lasting:
-    """A text stream that prints to nowhere once what it prints to is gone.
+@contextlib.contextmanager
+def survive_closed_terminal() -> Iterator[None]:
+    """Discard output after the terminal or pipe has closed (EIO, EPIPE), within the block."""
+    with open(os.devnull, "w") as null:  # sys.stdout is None after `>&-` in a shell
+        out, err = Survivor(sys.stdout or null), Survivor(sys.stderr or null)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield
 
-    Args:
-        stream: over a file descriptor, such as sys.stdout.
-    """
+
+class Survivor:
+    """A text stream over a file descriptor that discards output after EIO or EPIPE."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -24,35 +29,21 @@ class Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or drop the text if there is nothing left to write to."""
-        with self._outliving():
+        with self._discard_if_closed():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush; likewise."""
-        with self._outliving():
+        with self._discard_if_closed():
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _outliving(self) -> Iterator[None]:
+    def _discard_if_closed(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in CLOSED:
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # what the stream still holds goes there
-            os.close(nowhere)
-
-
-@contextlib.contextmanager
-def lasting() -> Iterator[None]:
-    """Within the block, standard output and standard error outlive their terminal or pipe.
-
-    A stream that was closed before Python began (`>&-`) is None; it prints to nowhere as well.
-    """
-    with open(os.devnull, "w") as nowhere:
-        out, err = Lasting(sys.stdout or nowhere), Lasting(sys.stderr or nowhere)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            yield
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())  # the stream's buffer is flushed there
+            os.close(null)

@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamerv2 import rules, saved
+from dreamerv2 import rules, rundir
 from dreamerv2 import train as trainer
 from dreamerv2.common import envs
 from dreamerv2.common.config import paths
@@ -56,7 +56,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
 
     Raises:
         UserError: something that the caller can put right, in a sentence.
-        KeyboardInterrupt: Ctrl-C; everything is saved. SystemExit: another signal, likewise.
+        KeyboardInterrupt: Ctrl-C; everything is rundir. SystemExit: another signal, likewise.
     """
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
@@ -83,11 +83,11 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
     """
     run = Path(logdir).expanduser()
     where = defaults.update({"logdir": str(run), "mode": "eval"})
-    config = saved.base_config(where, {"defaults": defaults})
-    weights = saved.read_weights(config)
+    config = rundir.base_config(where, {"defaults": defaults})
+    weights = rundir.read_weights(config)
     replica = spacefile.Replica(*(_spaces(env) if env else spacefile.load(run)), config)
     agent = trainer.make_agent(config, *describe(replica.observation_space, replica.action_space))
-    saved.load_weights(agent, weights)
+    rundir.load_weights(agent, weights)
     return Policy(agent, replica, config)
 
 

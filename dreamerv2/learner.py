@@ -1,35 +1,38 @@
-"""What the loop learns with: an agent, its stream of batches, and what is carried between them."""
+"""Batches in, updates and metrics out; NaN and Inf end the run and keep the batch."""
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.npz import NUMERIC, write_arrays
 from dreamerv2.common.replay.dataset import Dataset
 from dreamerv2.common.run.checkpoint import compare
-from dreamerv2.health import Health
 
 LOSS_SCALE = re.compile(r"/loss_scale(_finite)?$")  # names of the variables of optim.LossScale
+MAX_OVERFLOWS = 100  # updates in a row that may overflow in float16
+UNTOUCHED = "The last checkpoint is untouched"
 
 
 class Learner:
-    """Feeds batches to an agent, collects its metrics and saves and restores both.
+    """Feeds batches to an agent, averages its metrics, and saves and restores both.
 
     Args:
         agent: see agent.Agent; train(data, state, step) -> state, metrics.
-        dataset: see sequences.Dataset; its place is that of the agent.
-        logdir: where the batch of a failed update is saved for inspection.
+        dataset: see replay.dataset.Dataset; its `place` is the agent's.
+        logdir: folder for the batch of a failed update.
     """
 
     def __init__(self, agent: Any, dataset: Dataset, logdir: Path):
         self.agent, self.dataset = agent, dataset
         self.updates = 0
-        self._carry: Any = None  # latent state in which each batch row ended
+        self._carry: Any = None  # latent state at the end of each batch row
         self._metrics: list[Mapping[str, Any]] = []
-        self._health = Health(logdir)
+        self._finite = FiniteCheck(logdir)
 
     def update(self, step: int) -> None:
         """Learn from the next batch.
@@ -37,44 +40,40 @@ class Learner:
         Raises UserError for NaN or Inf in the batch, or in the update before.
         """
         batch = next(self.dataset)
-        self._health.check()
-        origin = (self.updates, step, batch, self.dataset.provenance)
-        self._health.check_batch(*origin)
+        self._finite.check_update()
+        update = Update(self.updates, step, batch, self.dataset.provenance)
+        self._finite.check_batch(update)
         self._carry, metrics = self.agent.train(self.dataset.placed, self._carry, step)
-        self._health.note(*origin, metrics)
+        self._finite.remember(update, metrics)
         self._metrics.append(metrics)
         self.updates += 1
 
     @property
     def pending(self) -> bool:
-        """Whether there were updates since the last call of `metrics`."""
+        """True if there were updates since the last call of `metrics`."""
         return bool(self._metrics)
 
     def metrics(self) -> dict[str, float]:
         """Return the mean of every metric since the last call, and the number of overflows.
 
-        Means are those of the updates that took place, if there was one.
+        Updates that float16 skipped are not in the means, unless all of them were skipped.
         """
-        self._health.check()
+        self._finite.check_update()
         if not self.pending:
             return {}
         rows, self._metrics = self._metrics, []
         values = {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
-        skipped = {k: np.sum(v == 0) for k, v in values.items() if k.endswith("_finite")}
-        whole = np.all([np.ones(len(rows)), *(values[k] for k in skipped)], axis=0)
+        flags = {k: values.pop(k) for k in list(values) if k.endswith("_finite")}
+        whole = np.all([np.ones(len(rows)), *flags.values()], axis=0)
         used = whole if whole.any() else ~whole
-        means = {k: np.mean(v[used]) for k, v in values.items() if k not in skipped}
-        overflows = {k.replace("_finite", "_overflows"): n for k, n in skipped.items()}
-        scaled = {
-            k: n for k, n in overflows.items() if k.replace("overflows", "loss_scale") in means
-        }
-        return {key: float(value) for key, value in (means | scaled).items()}
-
-    # --- checkpoints ---
+        means = {key: float(np.mean(value[used])) for key, value in values.items()}
+        overflows = {k.removesuffix("_finite"): float(np.sum(v == 0)) for k, v in flags.items()}
+        scaled = {f"{k}_overflows": n for k, n in overflows.items() if f"{k}_loss_scale" in means}
+        return means | scaled
 
     def save(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Return arrays and JSON-able state that `load` continues from exactly."""
-        self._health.check()
+        """Return arrays and JSON-able state from which `load` continues exactly."""
+        self._finite.check_update()
         arrays, draws = self.agent.save()
         carry = {} if self._carry is None else self._carry
         arrays |= {f"carry/{key}": _storable(value) for key, value in carry.items()}
@@ -82,10 +81,10 @@ class Learner:
         return arrays, state
 
     def load(self, arrays: Mapping[str, np.ndarray], state: Mapping) -> None:
-        """Continue from what `save` returned.
+        """Continue from the result of `save`.
 
         Raises:
-            UserError: the arrays belong to another architecture; names what differs.
+            UserError: the arrays belong to another architecture; names the differences.
         """
         carry = {k.removeprefix("carry/"): v for k, v in arrays.items() if k.startswith("carry/")}
         load_agent(self.agent, arrays, state["draws"])
@@ -102,14 +101,14 @@ def load_agent(agent: Any, arrays: Mapping[str, np.ndarray], draws: Mapping[str,
     Raises:
         UserError: names the entries that differ from this agent's.
     """
-    agent.load(fitting(agent, arrays), draws)
+    agent.load(match_variables(agent, arrays), draws)
 
 
-def fitting(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the variables among a checkpoint's arrays.
+def match_variables(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the agent's variables among a checkpoint's arrays.
 
-    Only float16 has loss scales. With another precision than before they are left out, or begin
-    with the agent's own.
+    Loss-scale variables exist only in float16: those of a checkpoint of another precision are
+    dropped, and missing ones keep the agent's own values.
 
     Raises:
         UserError: names the entries that differ from this agent's.
@@ -117,12 +116,12 @@ def fitting(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     expected = agent.expected()
     weights = {k: v for k, v in arrays.items() if not k.startswith("carry/")}
     weights = {k: v for k, v in weights.items() if k in expected or not LOSS_SCALE.search(k)}
-    kept = [k for k in weights if k in expected and LOSS_SCALE.search(k)]
-    weights |= {k: weights[k].astype(expected[k][1]) for k in kept}  # counters were int32 once
-    new = [k for k in expected.keys() - weights.keys() if LOSS_SCALE.search(k)]
-    if new:
+    scales = [k for k in expected if LOSS_SCALE.search(k)]
+    if any(k not in weights for k in scales):
         own, _ = agent.save()
-        weights |= {k: own[k] for k in new}
+        weights |= {k: own[k] for k in scales if k not in weights}
+    # The counters were int32 in old checkpoints.
+    weights |= {k: weights[k].astype(expected[k][1]) for k in scales}
     differences = compare(expected, weights)
     explored = any(name.startswith("expl/") for name in weights.keys() - expected.keys())
     if differences:
@@ -139,3 +138,109 @@ def _storable(value: Any) -> np.ndarray:
     # NumPy's files know no bfloat16; float32 holds its values exactly.
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype.itemsize == 2 else array
+
+
+# --- NaN and Inf ---
+
+
+class Update(NamedTuple):
+    """One update and its batch, for error messages."""
+
+    number: int
+    step: int  # agent steps
+    batch: Mapping[str, np.ndarray]  # [B, T, ...]
+    provenance: Sequence  # of each batch row, see replay.dataset.Dataset
+
+    def save(self, logdir: Path) -> str:
+        """Write the batch to `failed_batch_NUMBER.npz`; return where, see `save_arrays`."""
+        arrays = {**self.batch, "provenance": np.array([str(row) for row in self.provenance])}
+        return save_arrays(logdir / f"failed_batch_{self.number}.npz", arrays)
+
+
+class FiniteCheck:
+    """Raises UserError where a batch, loss or gradient is NaN or Inf.
+
+    float16 may overflow now and then: its loss scale then halves, and the update is skipped.
+    """
+
+    def __init__(self, logdir: Path):
+        self._logdir = logdir
+        self._last: tuple[Update, Mapping[str, Any]] | None = None
+        self._overflows = 0  # in a row
+
+    def check_batch(self, update: Update) -> None:
+        """Check the batch of an update, before the agent learns from it."""
+        found = [
+            f"'{key}' ({_origin(value, update.provenance)})"
+            for key, value in update.batch.items()
+            if value.dtype.kind == "f" and not np.isfinite(value).all()
+        ]
+        if found:
+            raise UserError(
+                f"The replay holds NaN or Inf in {', '.join(found)}, in the batch of update "
+                f"{update.number} at agent step {update.step}, which is in "
+                f"{update.save(self._logdir)}. {UNTOUCHED}: take that episode's file out of the "
+                "replay and run the same command again."
+            )
+
+    def remember(self, update: Update, metrics: Mapping[str, Any]) -> None:
+        """Keep an update's flags for `check_update`: reading them now would wait for the device."""
+        self._last = update, metrics
+
+    def check_update(self) -> None:
+        """Check the update remembered last: all losses and gradients finite, or scaled."""
+        if self._last is None:
+            return
+        (update, metrics), self._last = self._last, None
+        names = [key.removesuffix("_finite") for key in metrics if key.endswith("_finite")]
+        bad = [name for name in names if not metrics[f"{name}_finite"]]
+        scales = [float(metrics[f"{k}_loss_scale"]) for k in bad if f"{k}_loss_scale" in metrics]
+        self._overflows = self._overflows + 1 if bad else 0
+        if not bad or (len(scales) == len(bad) and self._overflows < MAX_OVERFLOWS):
+            return
+        problem = f"The {' and '.join(bad)} update is not finite"
+        advice = "try a lower learning rate"
+        if scales:
+            problem = (
+                f"The {' and '.join(bad)} update has overflowed {self._overflows} times in a row, "
+                f"down to a loss scale of {min(scales):g}, so float16 cannot hold its gradients"
+            )
+            advice = "try --precision 32"
+        raise UserError(
+            f"{problem}: {_not_finite(metrics)} in update {update.number} at agent step "
+            f"{update.step}, whose batch is in {update.save(self._logdir)}. {UNTOUCHED}: look at "
+            f"the batch, or {advice}."
+        )
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
+    """Write arrays for a person to look at; return the path, or why there is no file."""
+    kinds = NUMERIC + "U"
+    arrays = {k: v if np.asarray(v).dtype.kind in kinds else str(v) for k, v in arrays.items()}
+    try:
+        with open(path, "wb") as file:
+            write_arrays(file, arrays, kinds)  # np.savez cannot store a key 'file'
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return f"no file, because {path} could not be written ({error.strerror})"
+    return str(path)
+
+
+def _not_finite(metrics: Mapping[str, Any]) -> str:
+    """Name the losses and gradients that are not finite, with their values."""
+    values = {k: float(v) for k, v in metrics.items() if k.endswith(("_loss", "_grad_norm"))}
+    return ", ".join(f"{k} is {v}" for k, v in values.items() if not np.isfinite(v))
+
+
+def _origin(value: np.ndarray, provenance: Sequence) -> str:
+    """Name the place of the first NaN or Inf in the batch and in the replay."""
+    row, time = (int(i) for i in np.argwhere(~np.isfinite(value))[0][:2])
+    place = f"batch row {row}, time {time}"
+    start = 0
+    for piece in provenance[row]:
+        stop = start + piece.stop - piece.start
+        if time < stop:
+            return f"{place}: row {piece.start + time - start} of episode {piece.episode}"
+        start = stop
+    return place

@@ -13,7 +13,7 @@ Policy = Callable[[dict[str, np.ndarray], Any], tuple[dict[str, np.ndarray], Any
 
 
 class Driver:
-    """Run a policy in a vector of environments and hand on what happens.
+    """Run a policy in a vector of environments and pass every row to the callbacks.
 
     Row t of an episode is a dict with the observation o_t, the action that LED to it, the reward on
     arriving, and the flags; the policy sees every row but the last:
@@ -33,110 +33,82 @@ class Driver:
       envs: a ``VectorEnv`` of E environments with ``AutoresetMode.DISABLED``.
       on_step: functions ``f(row, index)``, called with EVERY row (row 0 too, which costs no step:
         count the rows where ``is_first`` is false) in the order in which rows happen.
-      on_reset: functions ``f(row, index)``, called with row 0 only, before ``on_step``.
-      on_episode: functions ``f(episode, index)``, called after row T with key -> [T+1, ...].
     """
 
     def __init__(
         self,
         envs: gymnasium.vector.VectorEnv,
-        on_step: Sequence[Callable] = (),
-        on_episode: Sequence[Callable] = (),
-        on_reset: Sequence[Callable] = (),
+        on_step: Sequence[Callable[[Transition, int], Any]] = (),
     ):
         mode = envs.metadata.get("autoreset_mode")
         if mode != gymnasium.vector.AutoresetMode.DISABLED:
             raise ValueError(f"The environments must not reset themselves, but have {mode}.")
         self._envs = envs
         self._on_step = list(on_step)
-        self._on_episode = list(on_episode)
-        self._on_reset = list(on_reset)
         self._zero = np.zeros(envs.single_action_space.shape, np.float32)
         self.reset()
 
-    def on_step(self, function: Callable[[Transition, int], None]) -> None:
-        """Add a function that is called with every row, resets included."""
-        self._on_step.append(function)
-
-    def on_episode(self, function: Callable[[dict[str, np.ndarray], int], None]) -> None:
-        """Add a function that is called with every finished episode."""
-        self._on_episode.append(function)
-
-    def on_reset(self, function: Callable[[Transition, int], None]) -> None:
-        """Add a function that is called with the first row of every episode."""
-        self._on_reset.append(function)
-
     def reset(self) -> None:
-        """Start every environment anew at the next call, and forget the policy's state.
+        """Reset every environment at the next call, and forget the policy's state.
 
-        Unfinished episodes are dropped here; a receiver of rows sees the next row 0 instead of
-        their end.
+        Unfinished episodes are dropped here; the callbacks get the next row 0 instead of their end.
         """
         count = self._envs.num_envs
         self._state: Any = None
         self._obs: dict[str, np.ndarray] = {}
-        self._waiting = np.ones(count, bool)  # for a reset
-        self._silent = np.zeros(count, bool)  # surplus episodes, see __call__
-        self._episodes: list[list[Transition]] = [[] for _ in range(count)]
+        self._needs_reset = np.ones(count, bool)
+        self._discarded = np.zeros(count, bool)  # surplus episodes, see __call__
 
     def __call__(
-        self,
-        policy: Policy,
-        steps: int = 0,
-        episodes: int = 0,
-        stop: Callable[[], bool] | None = None,
+        self, policy: Policy, steps: int = 0, episodes: int = 0, stop: object = False
     ) -> None:
         """Run until at least ``steps`` agent steps AND ``episodes`` finished episodes.
 
         Both are counted from this call on and checked after each step of the vector (E agent
-        steps). Given ``episodes`` alone, exactly so many are handed on, namely the first that began
-        (those under way included): to take the first that END instead would favour short ones. The
-        surplus episodes which fill the vector meanwhile reach no callback.
+        steps). Given ``episodes`` alone, exactly so many reach the callbacks, namely the first that
+        started (those already running included): the first that END would be the short ones. The
+        surplus episodes which fill the vector meanwhile are discarded.
 
         Args:
           policy: ``policy(obs, state) -> ({"action": float32 [E, A]}, state)``; obs holds rows, key
             -> [E, ...], without the action; state is None at first.
-          stop: asked before each step of the vector; a true answer ends the call early. So does an
-            environment that would not begin its next episode before the run is stopped.
+          stop: an object whose truth value ends the call before the next step of the vector. An
+            environment whose reset was abandoned after a stop ends the call too.
         """
-        self._waiting |= self._silent
-        self._silent[:] = False
+        self._needs_reset |= self._discarded
+        self._discarded[:] = False
         limit = episodes if steps <= 0 else np.inf
-        under_way = np.flatnonzero(~self._waiting)
-        self._silent[under_way[int(min(limit, len(under_way))) :]] = True
-        begun, step, done = min(limit, len(under_way)), 0, 0
-        while (step < steps or done < episodes) and not (stop is not None and stop()):
+        running = np.flatnonzero(~self._needs_reset)
+        self._discarded[running[int(min(limit, len(running))) :]] = True
+        started, step, done = min(limit, len(running)), 0, 0
+        while (step < steps or done < episodes) and not stop:
             try:
-                begun += self._reset_waiting(limit - begun)
+                started += self._reset_envs(limit - started)
             except Abandoned:
                 return
-            action = self._act(policy)
-            done += self._step(action)
+            done += self._step(self._act(policy))
             step += self._envs.num_envs
 
-    def _reset_waiting(self, wanted: float) -> int:
-        """Begin episodes where the last one ended; those beyond ``wanted`` are surplus.
+    def _reset_envs(self, wanted: float) -> int:
+        """Start episodes where the last one ended; those beyond ``wanted`` are discarded.
 
         Returns:
-          The number of episodes begun that are not surplus.
+          The number of episodes started that are not discarded.
         """
-        indices = np.flatnonzero(self._waiting)
+        indices = np.flatnonzero(self._needs_reset)
         if not len(indices):
             return 0
-        obs, _ = self._envs.reset(options={"reset_mask": self._waiting.copy()})
-        self._waiting[:] = False
+        obs, _ = self._envs.reset(options={"reset_mask": self._needs_reset.copy()})
+        self._needs_reset[:] = False
         # Rows that are not reset here keep the reward and the observation of their last step.
         reward = self._obs.get("reward", np.zeros(self._envs.num_envs, np.float32)).copy()
         reward[indices] = 0
         self._obs = {**obs, "reward": reward, **_flags(self._envs.num_envs)}
         self._obs["is_first"][indices] = True
-        counted = 0
-        for index in indices:
-            self._silent[index] = counted >= wanted
-            counted += not self._silent[index]
-            self._episodes[index] = []
+        for number, index in enumerate(indices):
+            self._discarded[index] = number >= wanted
             self._emit(int(index), self._zero)
-        return counted
+        return int(min(len(indices), wanted))
 
     def _act(self, policy: Policy) -> np.ndarray:
         result = policy(self._obs, self._state)
@@ -151,41 +123,25 @@ class Driver:
         return action
 
     def _step(self, action: np.ndarray) -> int:
-        """Step all environments; returns the number of episodes finished and handed on."""
+        """Step all environments; return the number of finished episodes, discarded ones aside."""
         obs, reward, terminated, truncated, _ = self._envs.step(action)
         self._obs = {**obs, "reward": reward.astype(np.float32), **_flags(len(reward))}
         self._obs["is_last"] |= terminated | truncated
         self._obs["is_terminal"] |= terminated
-        self._waiting = self._obs["is_last"].copy()
-        finished = 0
+        self._needs_reset = self._obs["is_last"].copy()
+        finished = self._needs_reset & ~self._discarded
         for index in range(len(reward)):
             self._emit(index, action[index])
-            if self._waiting[index] and not self._silent[index]:
-                finished += 1
-                self._finish(index)
-        return finished
+        return int(finished.sum())
 
     def _emit(self, index: int, action: np.ndarray) -> None:
-        if self._silent[index]:
+        if self._discarded[index]:
             return
-        # Copies: a row that is kept must not keep the other environments' alive.
+        # Copies, because a view would keep the rows of all environments alive.
         row = {key: values[index].copy() for key, values in self._obs.items()}
         row["action"] = action
-        if self._on_episode:
-            self._episodes[index].append(row)
-        if row["is_first"]:
-            for function in self._on_reset:
-                function(row, index)
         for function in self._on_step:
             function(row, index)
-
-    def _finish(self, index: int) -> None:
-        rows, self._episodes[index] = self._episodes[index], []
-        if not rows:
-            return
-        episode = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-        for function in self._on_episode:
-            function(episode, index)
 
 
 def _flags(count: int) -> dict[str, np.ndarray]:
@@ -200,7 +156,7 @@ _SIGNATURE = (
 
 
 class RandomPolicy:
-    """Uniformly random actions, from a random stream of its own."""
+    """Uniformly random actions, with a random stream of their own."""
 
     def __init__(self, space: gymnasium.Space, seed: int):
         self._space = space

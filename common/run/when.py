@@ -1,10 +1,10 @@
-"""Small schedulers: objects that answer "is it time?" when they are called with a step.
+"""The step counter, and schedulers that tell from a step whether something is due.
 
-Each is called as ``scheduler(step) -> bool``. ``state()`` returns something JSON can hold and
-``restore(state)`` continues from it, so that a resumed run acts at the same steps as one that was
-never interrupted.
+``state()`` returns something JSON can hold and ``restore(state)`` continues from it, so that a
+resumed run acts at the same steps as one that was never interrupted.
 """
 
+import functools
 import math
 import re
 import time
@@ -16,51 +16,75 @@ from dreamerv2.common.errors import UserError
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-class Every:
-    """Fires at its first call and then once per ``every`` steps; never if ``every`` <= 0.
+@functools.total_ordering
+class Counter:
+    """Agent steps so far: only the loop increments it; it compares with numbers.
 
-    The steps at which it is due form a grid that starts at the first call. A call that comes late
-    fires once and does not move the grid, so the average rate stays exact; a call that comes so
-    late that several points were passed still fires once.
+    It is mutable, hence not hashable.
+    """
+
+    __hash__ = None
+
+    def __init__(self, value: int = 0):
+        self.value = int(value)
+
+    def increment(self, amount: int = 1) -> None:
+        """Add ``amount``."""
+        self.value += int(amount)
+
+    def __int__(self) -> int:
+        return self.value
+
+    def __eq__(self, number: object) -> bool:
+        return self.value == number
+
+    def __lt__(self, number: float) -> bool:
+        return self.value < number
+
+
+class Every:
+    """A grid of steps, ``every`` apart, that starts at the first call; empty if ``every`` <= 0.
+
+    A late call does not move the grid, so that the average rate stays exact.
     """
 
     def __init__(self, every: int):
         self._every = int(every)
-        self._prev: int | None = None
-        self._before: int | None = None  # what _prev was when it last fired
+        self._last: int | None = None  # point of the grid
+        self._before: int | None = None  # the last one of the call before, for `undo`
 
     def __call__(self, step: SupportsInt) -> bool:
-        step = int(step)
-        if self._every <= 0:
-            return False
-        if self._prev is None:
-            self._before, self._prev = None, step
-            return True
-        passed = (step - self._prev) // self._every
-        if passed < 1:
-            return False
-        self._before, self._prev = self._prev, self._prev + passed * self._every
-        return True
+        """Return whether a point was reached since the last call."""
+        return bool(self.due(step))
 
-    def again(self) -> None:
-        """Take back that it has just fired: what was due has not been done."""
-        self._prev = self._before
+    def due(self, step: SupportsInt) -> range:
+        """Return the points reached since the last call, up to and including ``step``."""
+        if self._every <= 0:
+            return range(0)
+        first = int(step) if self._last is None else self._last + self._every
+        points = range(first, int(step) + 1, self._every)
+        if points:
+            self._before, self._last = self._last, points[-1]
+        return points
+
+    def undo(self) -> None:
+        """Take the last point back: the next call reaches it again."""
+        self._last = self._before
 
     def state(self) -> dict[str, Any]:
-        """The last grid point that fired (None before the first call)."""
-        return {"prev": self._prev}
+        """Return the last point (None before the first call)."""
+        return {"prev": self._last}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue the grid of ``state``; a changed interval counts from its last point.
 
-        The state of an ``EverySeconds`` has none: then the next call begins a new grid.
+        The state of an ``EverySeconds`` has no point: then the next call starts a new grid.
         """
-        prev = state.get("prev")
-        self._prev = None if prev is None else int(prev)
+        self._last = state.get("prev")
 
 
 class EverySeconds:
-    """Fires at its first call and then at most once per ``seconds``; never if ``seconds`` <= 0.
+    """True at the first call and then once per ``seconds``; never if ``seconds`` <= 0.
 
     Args:
         seconds: the interval on the wall clock.
@@ -68,31 +92,29 @@ class EverySeconds:
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic):
-        self._seconds = float(seconds)
+        self.seconds = float(seconds)
         self._clock = clock
-        self._prev: float | None = None
+        self._last: float | None = None
 
     def __call__(self, step: SupportsInt) -> bool:
-        if self._seconds <= 0:
-            return False
         now = self._clock()
-        if self._prev is not None and now - self._prev < self._seconds:
+        if self.seconds <= 0 or (self._last is not None and now - self._last < self.seconds):
             return False
-        self._prev = now
+        self._last = now
         return True
 
     def state(self) -> dict[str, Any]:
-        """Whether it has fired; clock readings mean nothing to another process."""
-        return {"fired": self._prev is not None}
+        """Return whether it was due before; a clock reading means nothing to another process."""
+        return {"fired": self._last is not None}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Start a full interval now if the saved one (of steps, perhaps) had fired before."""
+        """Start a full interval now if the saved scheduler (of steps, perhaps) was due before."""
         fired = state.get("fired", state.get("prev") is not None)
-        self._prev = self._clock() if fired else None
+        self._last = self._clock() if fired else None
 
 
 class Until:
-    """True while ``step`` < ``until``; 0 (or less) means without end."""
+    """True while ``step`` < ``until``; always if ``until`` <= 0."""
 
     def __init__(self, until: int):
         self._until = int(until)
@@ -100,39 +122,12 @@ class Until:
     def __call__(self, step: SupportsInt) -> bool:
         return self._until <= 0 or int(step) < self._until
 
-    def state(self) -> dict[str, Any]:
-        """Nothing: the answer depends on the step alone."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to do; here so that all schedulers are saved the same way."""
-
-
-class Once:
-    """True at the first call and never again, also across a resume."""
-
-    def __init__(self):
-        self._fired = False
-
-    def __call__(self, step: SupportsInt = 0) -> bool:
-        fired, self._fired = self._fired, True
-        return not fired
-
-    def state(self) -> dict[str, Any]:
-        """Whether it has fired."""
-        return {"fired": self._fired}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over whether it has fired."""
-        self._fired = bool(state["fired"])
-
 
 def parse_every(text: str | int | float) -> Every | EverySeconds:
-    """Read `checkpoint_every`, which may be wall-clock time or agent steps.
+    """Read `checkpoint_every`, an interval of wall-clock time or of agent steps.
 
     Args:
-        text: "600s", "10m" or "2h" for time; "10000", "1e4" or a number for agent steps. 0 never
-            fires.
+        text: "600s", "10m" or "2h" for time; "10000", "1e4" or a number for agent steps; 0: never.
 
     Raises:
         UserError: the text is neither.

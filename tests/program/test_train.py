@@ -1,7 +1,6 @@
 """The loop of train.py, run whole with a counting environment and a counting agent."""
 
 import json
-import math
 import shutil
 import signal
 import threading
@@ -14,7 +13,8 @@ from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.replay.replay import Replay
 from dreamerv2.common.run.checkpoint import Checkpoint
-from dreamerv2.train import describe, train
+from dreamerv2.runner import describe
+from dreamerv2.train import train
 
 
 def read_metrics(logdir, name):
@@ -95,7 +95,7 @@ def test_an_evaluation_replay_holds_a_tenth_but_at_least_one_sequence(
         opened[directory.name] = options["capacity"]
         return Replay(directory, **options)
 
-    monkeypatch.setattr("dreamerv2.train.Replay", note)
+    monkeypatch.setattr("dreamerv2.runner.Replay", note)
     world = World(make_config(tmp_path, **{"replay.capacity": given}))
     train(world.config, world.make_envs, world.make_agent)
     assert opened == {"train_episodes": given, "eval_episodes": evaluation}
@@ -145,8 +145,8 @@ def test_number_of_updates(tmp_path, count, every, each, pretrain):
     world = World(config).run(train_every=every, train_steps=each)
     assert world.steps["train"] == 81, "the run did not end with its last step"
     updates = world.when("update")
-    assert len(updates) == pretrain + each * math.ceil((81 - 21) / every)
-    due = [step for step in range(22, 82, every) for _ in range(each)]
+    # The grid starts after the first step of all environments, at most count - 1 steps later.
+    due = [step for step in range(21 + count, 82, every) for _ in range(each)]
     assert updates == [21] * pretrain + due
 
 

@@ -32,14 +32,14 @@ STEPS = [
     "losses rssm rules",
     "world_model behavior",
     "exploration",
-    "agent learner saved health",
+    "agent learner rundir runner",
     "evaluate dream",
     "train api",
 ]
 NUMPY_ONLY = [
     *(f"dreamerv2.common.{name}" for name in "config replay logger errors envs".split()),
     *(f"dreamerv2.common.config.{name}" for name in "flags paths".split()),
-    *(f"dreamerv2.common.run.{name}" for name in "counter when driver checkpoint".split()),
+    *(f"dreamerv2.common.run.{name}" for name in "when driver checkpoint".split()),
     "dreamerv2.plot",
     "dreamerv2.api",
     "dreamerv2.train",

@@ -222,10 +222,10 @@ def test_a_tensorboard_directory_that_cannot_be_written_never_stops_training(tmp
     # The loop is given outputs of which TensorBoard's has no folder: as read-only, but for root.
     (tmp_path / "blocked").write_text("a file where the folder should be")
     code = (
-        "import sys, runpy, train; from pathlib import Path\n"
-        "board = train.TensorBoardOutput\n"
+        "import sys, runpy; from dreamerv2 import runner; from pathlib import Path\n"
+        "board = runner.TensorBoardOutput\n"
         f"blocked = Path({str(tmp_path)!r}, 'blocked')\n"
-        "train.TensorBoardOutput = lambda folder, start: board(blocked, start)\n"
+        "runner.TensorBoardOutput = lambda folder, start: board(blocked, start)\n"
         f"sys.argv = [{str(LIGHT)!r}, *sys.argv[1:]]\n"
         f"runpy.run_path({str(LIGHT)!r}, run_name='__main__')\n"
     )

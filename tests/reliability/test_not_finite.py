@@ -8,7 +8,7 @@ from reliable import LIGHT, SHORT, checkpoints, episodes, run
 from test_exact_resume import make_config, make_learner
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.health import PATIENCE, save_evidence
+from dreamerv2.learner import MAX_OVERFLOWS, save_arrays
 
 # An environment as a user would write one; it is found through PYTHONPATH.
 MODULE = """
@@ -119,7 +119,7 @@ def test_a_failed_batch_that_cannot_be_kept_is_no_second_failure(tmp_path):
 def test_an_observation_of_any_name_is_kept(tmp_path):
     arrays = {"file": np.array([np.nan]), "provenance": np.array(["row 3"]), "reward": 1.5}
     arrays["odd"] = np.array([None])
-    where = save_evidence(tmp_path / "x.npz", arrays)
+    where = save_arrays(tmp_path / "x.npz", arrays)
     kept = dict(np.load(where, allow_pickle=False))
     assert np.isnan(kept["file"]).all() and kept["reward"] == 1.5
     assert kept["provenance"].tolist() == ["row 3"] and kept["odd"] == "[None]"
@@ -152,11 +152,13 @@ def test_an_endless_float16_overflow_is_reported_as_what_it_is(tmp_path):
     batch["reward"][:] = 1e30  # a finite number, whose square is none
     learner.dataset = Repeat(batch, learner.dataset)
     with pytest.raises(UserError) as caught:
-        for update in range(PATIENCE + 1):
+        for update in range(MAX_OVERFLOWS + 1):
             learner.update(update)
     said = str(caught.value)
-    assert f"has overflowed {PATIENCE} times in a row, down to a loss scale of 1," in said, said
-    assert f"in update {PATIENCE - 1} at agent step {PATIENCE - 1}" in said
+    assert f"has overflowed {MAX_OVERFLOWS} times in a row, down to a loss scale of 1," in said, (
+        said
+    )
+    assert f"in update {MAX_OVERFLOWS - 1} at agent step {MAX_OVERFLOWS - 1}" in said
     assert "--precision 32" in said and "float16" in said
 
 

@@ -143,7 +143,7 @@ def test_a_slow_reader_of_the_output_costs_no_checkpoint(tmp_path):
 
 def test_without_any_output_it_runs_all_the_same(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)  # as after >&- in a shell
-    with stdio.lasting():
+    with stdio.survive_closed_terminal():
         print("unseen", flush=True)
         assert not sys.stdout.isatty()
 
@@ -153,18 +153,18 @@ def test_printing_outlives_what_it_prints_to(kind):
     """A shell tells its children of the end only when their terminal is gone already."""
     reader, writer = pty.openpty() if kind == "terminal" else os.pipe()
     with os.fdopen(writer, "w") as stream:
-        lasting = stdio.Lasting(stream)
-        print("seen", file=lasting, flush=True)
+        survivor = stdio.Survivor(stream)
+        print("seen", file=survivor, flush=True)
         assert os.read(reader, 100).strip() == b"seen"
         os.close(reader)
         for _ in range(3):
-            print("unseen", file=lasting, flush=True)
+            print("unseen", file=survivor, flush=True)
 
 
 def test_under_nohup_the_end_of_the_terminal_means_nothing():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with signals.terminable(), signals.StopRequest() as stop:
+        with signals.interrupt_on_any_signal(), signals.StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop
     finally:

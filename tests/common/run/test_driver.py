@@ -1,4 +1,5 @@
 import types
+import weakref
 
 import gymnasium
 import numpy as np
@@ -77,7 +78,7 @@ class Recorder:
     """Keeps what a driver hands on."""
 
     def __init__(self):
-        self.rows, self.episodes, self.resets = [], [], []
+        self.rows, self.episodes, self.open = [], [], {}
 
     def driver(self, *lengths, parallel="none"):
         constructors = [
@@ -86,10 +87,16 @@ class Recorder:
         ]
         return Driver(
             vectorize(constructors, parallel),
-            on_step=[lambda row, index: self.rows.append((index, row))],
-            on_episode=[lambda episode, index: self.episodes.append((index, episode))],
-            on_reset=[lambda row, index: self.resets.append((index, row))],
+            on_step=[lambda row, index: self.rows.append((index, row)), self.add],
         )
+
+    def add(self, row, index):
+        """Collect finished episodes, key -> [T+1, ...]."""
+        rows = [row] if row["is_first"] else [*self.open[index], row]
+        self.open[index] = rows
+        if row["is_last"]:
+            episode = {key: np.stack([row[key] for row in rows]) for key in row}
+            self.episodes.append((index, episode))
 
     def places(self, index):
         """(episode, step) of each row of one environment."""
@@ -169,17 +176,12 @@ def test_a_row_that_is_kept_keeps_nothing_else_alive():
     assert all(getattr(array, "base", None) is None for array in arrays)
 
 
-def test_reset_rows_reach_on_reset_and_on_step_in_order():
-    order = []
-    envs = vectorize([lambda: CountingEnv(0, [2])])
-    driver = Driver(envs)
-    driver.on_reset(lambda row, index: order.append("reset"))
-    driver.on_step(lambda row, index: order.append("row"))
-    driver.on_episode(lambda episode, index: order.append("episode"))
-    agent = CountingAgent()
-    driver(agent, episodes=1)
-    driver(agent, steps=1)
-    assert order == ["reset", "row", "row", "row", "episode", "reset", "row", "row"]
+def test_rows_of_a_long_episode_are_not_kept():
+    rows = []
+    envs = vectorize([lambda: CountingEnv(0, [1000])])
+    driver = Driver(envs, on_step=[lambda row, index: rows.append(weakref.ref(row["place"]))])
+    driver(CountingAgent(), steps=50)
+    assert len(rows) == 51 and sum(row() is not None for row in rows) <= 1
 
 
 def test_steps_and_episodes_must_both_be_reached():
@@ -221,13 +223,18 @@ def test_driver_reset_starts_every_environment_anew():
 def test_stop_ends_a_call_after_the_step_under_way():
     seen = Recorder()
     driver = seen.driver([5], [5])
-    driver(CountingAgent(), steps=100, stop=lambda: len(seen.rows) >= 6)
+
+    class Stop:
+        def __bool__(self):
+            return len(seen.rows) >= 6
+
+    driver(CountingAgent(), steps=100, stop=Stop())
     assert len(seen.rows) == 6
 
 
 def test_asked_to_stop_before_it_began_it_begins_nothing():
     seen = Recorder()
-    seen.driver([5], [5])(CountingAgent(), steps=100, episodes=1, stop=lambda: True)
+    seen.driver([5], [5])(CountingAgent(), steps=100, episodes=1, stop=True)
     assert not seen.rows
 
 
@@ -305,16 +312,16 @@ def test_real_atari_episodes():
         env_timeout=0,
     )
     envs = make_vector_env("atari_pong", config, 2)
-    episodes = []
-    driver = Driver(envs, on_episode=[lambda episode, index: episodes.append(episode)])
+    seen = Recorder()
+    driver = Driver(envs, on_step=[seen.add])
     rng = np.random.default_rng(0)
 
     def policy(obs, state):
         return {"action": np.eye(6, dtype=np.float32)[rng.integers(6, size=2)]}, state
 
     driver(policy, episodes=3)
-    assert len(episodes) == 3
-    for episode in episodes:
+    assert len(seen.episodes) == 3
+    for _, episode in seen.episodes:
         assert episode["image"].shape == (26, 64, 64, 1) and episode["image"].dtype == np.uint8
         assert episode["is_last"].tolist() == [False] * 25 + [True]
         assert not episode["is_terminal"].any(), "a time limit was recorded as terminal"

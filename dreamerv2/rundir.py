@@ -1,0 +1,174 @@
+"""A run's directory, read only: config, weights and episodes.
+
+The run may be training meanwhile: nothing here takes its lock, or writes or removes a file.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.errors import DamagedFile, UserError
+from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
+from dreamerv2.common.run.checkpoint import Checkpoint, load_version
+from dreamerv2.learner import load_agent
+
+
+class Weights(NamedTuple):
+    """A checkpoint as `checkpoint.Checkpoint` loads it."""
+
+    step: int  # agent steps
+    arrays: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+def find_run(config: Config) -> Path:
+    """Return the directory of the run that holds --checkpoint, else --logdir.
+
+    Raises:
+        UserError: neither is the directory of a run.
+    """
+    if config.checkpoint:
+        path = Path(config.checkpoint).expanduser().absolute()
+        found = [p for p in (path, *path.parents[:2]) if (p / "config.yaml").is_file()]
+        if found:
+            return found[0]
+    if not config.logdir:
+        raise UserError(
+            f"Which run is --mode {config.mode} for? Give its directory, such as "
+            "--logdir ~/logdir/run1."
+        )
+    logdir = Path(config.logdir).expanduser()
+    if not (logdir / "config.yaml").is_file():
+        raise UserError(f"There is no run in {logdir}: it has no config.yaml. Train one first.")
+    return logdir
+
+
+def read_config(run: Path, defaults: Config) -> Config:
+    """Return the config of a run; options that it lacks have their defaults.
+
+    Raises:
+        UserError: the file cannot be read, or has options that this program does not know.
+    """
+    return defaults.update(Config.load(run / "config.yaml").flat)
+
+
+def base_config(config: Config, configs: Mapping[str, Mapping]) -> Config:
+    """Return the run's own config, on which the flags of --mode eval and dream are applied.
+
+    Args:
+        config: from the flags alone; names the run.
+        configs: as from paths.load_configs().
+
+    Raises:
+        UserError: there is no such run, or its config cannot be read.
+    """
+    run = find_run(config)
+    own = read_config(run, Config(configs["defaults"]))
+    flags = {"mode": config.mode, "checkpoint": config.checkpoint}
+    return own.update({"logdir": config.logdir or str(run), **flags})
+
+
+def read_weights(config: Config) -> Weights:
+    """Load --checkpoint (a version's folder, the folder of all, or a run), else the newest version.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(config.checkpoint).expanduser() if config.checkpoint else find_run(config)
+    # A run may be named by a date, which looks like a version: versions are named by their step.
+    is_run = (path / "config.yaml").is_file()
+    loaded = load_version(path) if path.is_dir() and not is_run else None
+    if loaded is None:
+        inside = path / "checkpoints"
+        path = inside if inside.is_dir() or not config.checkpoint else path
+        loaded = Checkpoint(path, readonly=True).load()
+    if loaded is None:
+        raise UserError(
+            f"There is no checkpoint in {path}: train until the first one is saved, or give the "
+            "path of another one as --checkpoint."
+        )
+    return Weights(*loaded)
+
+
+def frames(config: Config, step: int) -> int:
+    """Return the environment frames of a run's training after `step` of its agent steps.
+
+    The run's own action_repeat counts, whatever --action_repeat an evaluation plays with.
+    """
+    try:
+        own = read_config(find_run(config), config)
+    except UserError:  # the run of a checkpoint that was moved is not known
+        own = config
+    return step * own.action_repeat
+
+
+def load_weights(agent: Any, weights: Weights) -> None:
+    """Load the weights into an agent that only acts.
+
+    The optimizers keep their initial state, because it depends on the precision (float16 has a loss
+    scale) and a run of a GPU should play anywhere.
+
+    Raises:
+        UserError: the weights belong to another architecture; names the differences.
+    """
+    arrays = {k: v for k, v in weights.arrays.items() if not _of_optimizer(k)}
+    own = {k: v for k, v in agent.save()[0].items() if _of_optimizer(k)}
+    load_agent(agent, {**arrays, **own}, weights.state.get("draws", {}))
+
+
+def _of_optimizer(name: str) -> bool:
+    # Anchored, because an observation may be called foo_opt, and a network's names contain it.
+    return re.match(r"(world_model|(task|expl)/(actor|critic|head))_opt/", name) is not None
+
+
+def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.ndarray]:
+    """Read one sequence from each of the newest episodes, those of evaluations first.
+
+    Args:
+        run: directory of the run.
+        length: rows of a sequence; fewer if no episode has so many.
+        count: number of sequences; fewer if there are fewer episodes.
+        seed: decides where in an episode its sequence starts.
+
+    Returns: key -> [N, T, ...], a batch as the replay gives it.
+
+    Raises:
+        UserError: there is no episode.
+    """
+    episodes = list(itertools.islice(_newest(run), 4 * count))
+    length = min(length, max((episode.rows for episode in episodes), default=0))
+    if length < 2:
+        raise UserError(f"{run} holds no whole episode yet, so there is nothing to dream about.")
+    generator, rows, files = np.random.default_rng(seed), [], FileCache()
+    for episode in (e for e in episodes if e.rows >= length):
+        start = int(generator.integers(episode.rows - length + 1))
+        keys = {key: member for key, member in episode.layout.items() if trained_on(key)}
+        row = {key: np.empty((length, *m.shape), m.dtype) for key, m in keys.items()}
+        try:
+            episode.read(start, row, files)
+        except DamagedFile as problem:
+            print(f"Passed over {episode.path}: {problem}.", flush=True)
+            continue
+        row["is_first"][0] = True  # as in every batch: the model knows nothing of the rows before
+        rows.append(row)
+        if len(rows) == count:
+            break
+    files.close()
+    if not rows:
+        raise UserError(f"No episode in {run} can be read, so there is nothing to dream about.")
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _newest(run: Path) -> Iterator[StoredEpisode]:
+    """Open the newest episodes first; the running process may delete one at any time."""
+    for name in ("eval_episodes", "train_episodes"):
+        for path in sorted((run / name).glob("*.npz"), reverse=True):
+            try:
+                yield StoredEpisode(path)
+            except (DamagedFile, FileNotFoundError) as problem:
+                print(f"Passed over {path}: {problem}.", flush=True)

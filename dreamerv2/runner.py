@@ -1,0 +1,348 @@
+"""The open resources of one training run, and its phases beside the loop of train.py."""
+
+import contextlib
+import functools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamerv2.common import seeding
+from dreamerv2.common.config.config import OPEN_GROUPS, Config
+from dreamerv2.common.envs import adapter as spacefile
+from dreamerv2.common.envs import spaces
+from dreamerv2.common.errors import NotFinite, NothingToSample, UserError, cannot_write
+from dreamerv2.common.logger.episodes import EpisodeLog, counts
+from dreamerv2.common.logger.jsonl import JSONLOutput
+from dreamerv2.common.logger.logger import Logger, Output
+from dreamerv2.common.logger.tensorboard import TensorBoardOutput
+from dreamerv2.common.logger.terminal import EpisodeProgress, Progress, TerminalOutput
+from dreamerv2.common.replay.replay import Replay
+from dreamerv2.common.run.checkpoint import Checkpoint
+from dreamerv2.common.run.driver import Driver, RandomPolicy
+from dreamerv2.common.run.signals import StopRequest
+from dreamerv2.common.run.when import Counter, Every, EverySeconds
+from dreamerv2.learner import Learner, match_variables, save_arrays
+
+
+class Runner:
+    """Opens and closes a run: replay, logger, environments, agent and checkpoints.
+
+    A context manager. Its arguments are those of train.train.
+
+    Attributes:
+        step: Counter of agent steps.
+        driver: takes agent steps, one in every training environment at once.
+        agent, learner: see agent.Agent and learner.Learner.
+        stop: true after a signal.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        make_envs: Callable[[str, int, list[int]], gymnasium.vector.VectorEnv],
+        make_agent: Callable[..., Any],
+        outputs: Sequence[Output] | None = None,
+    ):
+        self._config, self._logdir = config, Path(config.logdir).expanduser()
+        self._make_envs, self._make_agent, self._outputs = make_envs, make_agent, outputs
+        self._schedulers: dict[str, Every | EverySeconds] = {}
+        self._bar: Progress | None = None
+        self._resumed = False
+
+    def __enter__(self) -> "Runner":
+        # Each stack closes in reverse order, also where one of the next resources cannot be opened.
+        with contextlib.ExitStack() as opened:
+            self._open_replays(opened)
+            self._open_logger(opened)
+            self._open_envs(opened)
+            with contextlib.ExitStack() as stack:
+                self.stop = stack.enter_context(StopRequest(self._train_envs, self._eval_envs))
+                stack.push(opened.pop_all())
+                self._make_learner()
+                self._opened = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, *trace: object) -> None:
+        with self._opened:
+            if isinstance(error, NotFinite):
+                step = self.step.value
+                path = save_arrays(self._logdir / f"failed_observation_{step}.npz", error.values)
+                raise UserError(f"At agent step {step}: {error} What came is in {path}.") from error
+
+    def _open_replays(self, opened: contextlib.ExitStack) -> None:
+        config, logdir = self._config, self._logdir
+        capacity = config.replay.capacity
+        self._replay = make_replay(config, logdir / "train_episodes", capacity)
+        opened.callback(self._replay.close)
+        # Videos show sequences as long as a batch, or whole episodes where these are shorter.
+        lengths = {"minlen": 1, "maxlen": config.dataset.length}
+        self._eval_replay = make_replay(config, logdir / "eval_episodes", capacity // 10, **lengths)
+        opened.callback(self._eval_replay.close)
+        self._checkpoint = Checkpoint(logdir / "checkpoints")
+        self._loaded = self._checkpoint.load()
+        saved_step = self._loaded[0] if self._loaded else 0
+        self.step = Counter(max(saved_step, self._replay.steps_taken))
+
+    def _open_logger(self, opened: contextlib.ExitStack) -> None:
+        config, step = self._config, self.step
+        if step.value:
+            print(f"Continuing from agent step {step.value:,}.", flush=True)
+            if not self._loaded:
+                print("There is no checkpoint: the weights begin anew.", flush=True)
+            elif not self._replay.stats["loaded_steps"]:
+                print("The replay is empty: random actions refill it with an episode.", flush=True)
+        outputs = self._outputs
+        if outputs is None:
+            outputs = make_outputs(self._logdir, step.value * config.action_repeat)
+        self._logger = Logger(step, outputs, config.action_repeat)
+        opened.callback(self._logger.close)
+        keys = {name: config[f"log_keys_{name}"] for name in ("sum", "mean", "max", "video")}
+        args = self._logger, step, config.eval_every, keys
+        self._train_log = EpisodeLog("train", *args, more=lambda: counts(self._replay.stats))
+        self._eval_log = EpisodeLog("eval", *args)
+        self.register("train_video", self._train_log.should_video)
+        self.register("eval_video", self._eval_log.should_video)
+
+    def _open_envs(self, opened: contextlib.ExitStack) -> None:
+        def open_envs(mode: str, count: int) -> gymnasium.vector.VectorEnv:
+            seed, step = self._config.seed, self.step.value
+            seeds = [seeding.integer(seed, "env", mode, i, step) for i in range(count)]
+            envs = self._make_envs(mode, count, seeds)
+            opened.callback(envs.close)
+            return envs
+
+        count = self._config.envs
+        self._train_envs = open_envs("train", count)
+        self._eval_envs = open_envs("eval", max(1, min(count, self._config.eval_eps)))
+        # The replay comes first: the counter must never run ahead of the experience.
+        callbacks = [self._replay.add_step, self._count_step, self._train_log, self._show_return]
+        self.driver = Driver(self._train_envs, callbacks)
+
+    def _make_learner(self) -> None:
+        """Make the agent, which may refuse spaces and weights before any step is taken."""
+        config, envs = self._config, self._train_envs
+        described = spaces.describe(envs.single_observation_space, envs.single_action_space)
+        self.agent = self._make_agent(config, *described)
+        if self._loaded:
+            match_variables(self.agent, self._loaded[1])
+        self._logger.text("config", str(config))
+        self._replay.record_missing_steps(self.step.value)
+        self._replay.prune()
+        self._eval_replay.prune()
+        data = self._replay.dataset(**config.dataset, place=self.agent.place)
+        self._report_data = self._eval_replay.dataset(**config.dataset)
+        self.learner = Learner(self.agent, data, self._logdir)
+
+    def register(self, name: str, scheduler: Every | EverySeconds) -> Every | EverySeconds:
+        """Have checkpoints save and restore a scheduler; return it."""
+        self._schedulers[name] = scheduler
+        return scheduler
+
+    # --- callbacks of the driver ---
+
+    def _count_step(self, row: dict[str, np.ndarray], index: int) -> None:
+        if not row["is_first"]:
+            self.step.increment()
+            if self._bar:
+                self._bar.update(self._config.action_repeat)
+
+    def _show_return(self, row: dict[str, np.ndarray], index: int) -> None:
+        if row["is_last"] and self._bar:
+            self._bar.show(**self._train_log.latest)
+
+    def _log_evaluation(self, row: dict[str, np.ndarray], index: int) -> None:
+        if not self.stop:  # which may have cut the episode
+            self._eval_log(row, index)
+
+    # --- phases ---
+
+    def prefill(self) -> None:
+        """Collect random actions until `prefill` steps AND an episode to learn from."""
+        config, replay, step = self._config, self._replay, self.step
+        if step >= config.prefill and replay.ready:
+            return
+        seed = seeding.integer(config.seed, "prefill", step.value)
+        random = RandomPolicy(self._train_envs.single_action_space, seed)
+        with Progress("Prefill", config.prefill, "agent steps", step.value) as bar:
+            while not self.stop and (step < config.prefill or not replay.ready):
+                self.driver(random, steps=1)
+                bar.update(config.envs)
+                if step >= config.prefill:
+                    replay.check_prefill_progress()
+        # This driver logs nothing, because the return of random actions is not the agent's score.
+        with EpisodeProgress("Random evaluation", 1) as progress:
+            driver = Driver(self._eval_envs, [self._eval_replay.add_step, progress])
+            driver(random, episodes=1, stop=self.stop)
+        self._restart_episodes()
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one; nothing if the prefill was stopped."""
+        if self.stop:
+            return
+        if self._loaded:
+            _, arrays, state = self._loaded
+            self.learner.load(arrays, state)
+            for name, scheduler in self._schedulers.items():
+                scheduler.restore(state["schedules"].get(name, {}))
+        self._loaded = None  # frees arrays as large as the agent
+        self._resumed = True
+        save_config(self._config)  # only after the checkpoint was found to fit it
+        spacefile.save(self._logdir, self._train_envs)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[None]:
+        """Show the progress of the training, in frames, and the last return."""
+        total, done = (int(n) * self._config.action_repeat for n in (self._config.steps, self.step))
+        with Progress("Training", total, done=done) as self._bar:
+            yield
+        self._bar = None
+
+    def evaluate(self) -> bool:
+        """Log predictions and `eval_eps` episodes; return False if a stop cut them short."""
+        if self._eval_replay.ready:
+            with contextlib.suppress(NothingToSample):  # the replay has reported the damage
+                self._logger.add(self.agent.report(next(self._report_data)), prefix="eval")
+        policy = functools.partial(self.agent.policy, step=self.step.value, mode="eval")
+        episodes = self._config.eval_eps
+        with EpisodeProgress("Evaluation", episodes) as progress:
+            callbacks = [self._eval_replay.add_step, progress, self._log_evaluation]
+            driver = Driver(self._eval_envs, callbacks)
+            driver(policy, episodes=episodes, stop=self.stop)
+        complete = not self.stop
+        if complete:
+            self._logger.add(counts(self._eval_replay.stats), prefix="eval")
+        self._logger.write()
+        if self._eval_envs is self._train_envs and episodes:
+            self._restart_episodes()
+        return complete
+
+    def _restart_episodes(self) -> None:
+        """End the training episodes: other actions, or an evaluation, came in between."""
+        self.driver.reset()
+        self._replay.end_episodes()
+
+    def log(self) -> None:
+        """Write the metrics of the updates since the last call."""
+        self._logger.add(self.learner.metrics())
+        self._logger.write(fps=True)
+
+    def save(self) -> None:
+        """Save a checkpoint, after the experience, which its step must never exceed."""
+        self._replay.record_missing_steps(self.step.value)
+        self._replay.flush()
+        self._logger.flush()
+        arrays, state = self.learner.save()
+        state["schedules"] = {name: each.state() for name, each in self._schedulers.items()}
+        self._checkpoint.save(self.step.value, arrays, state)
+
+    def finish(self) -> None:
+        """Save everything; without a checkpoint if the prefill was stopped."""
+        self._replay.end_episodes()
+        if self._resumed:
+            if self.learner.pending:
+                self.log()
+            self.save()
+
+    @property
+    def interrupted(self) -> signal.Signals | None:
+        """The signal that ended the run early, if one did."""
+        done = self._resumed and self.step >= self._config.steps
+        return None if done else self.stop.received
+
+    @property
+    def ending(self) -> str:
+        """The last line of the run's output."""
+        step = f"{self.step.value:,}"
+        if self.interrupted:
+            return f"Stopped at agent step {step}, all saved. The same command continues the run."
+        return f"Done: {step} agent steps. More --steps continue the run from here."
+
+
+# --- set-up and messages ---
+
+
+def make_replay(config: Config, directory: Path, capacity: float, **changes: int) -> Replay:
+    """Open the replay in the directory; its sampling has a random stream of its own.
+
+    changes: options of Replay other than those of the config.
+    """
+    seed = seeding.stream(config.seed, "replay", directory.name)
+    if config.replay.capacity:  # 0: no limit
+        capacity = max(capacity, config.replay.minlen)
+    options = {**config.replay, "capacity": int(capacity), **changes}
+    return Replay(directory, **options, seed=seed)
+
+
+def make_outputs(logdir: Path, start_frames: int) -> list[Output]:
+    """Make the outputs for metrics: terminal, metrics.jsonl and TensorBoard."""
+    files = JSONLOutput(logdir, start_frames), TensorBoardOutput(logdir, start_frames)
+    return [TerminalOutput(), *files]
+
+
+def describe(config: Config) -> str:
+    """Return the phases of the run and their units, one line each."""
+
+    def times(steps: float) -> str:
+        return f"{int(steps):,} agent steps = {int(steps) * config.action_repeat:,} frames"
+
+    lines = [
+        f"Prefill with random actions: {times(config.prefill)}.",
+        f"Pretraining: {config.pretrain} update(s).",
+        f"Training: {config.train_steps} update(s) per {times(config.train_every)}, "
+        f"on {config.dataset.batch} x {config.dataset.length} steps from the replay.",
+        f"Evaluation: {config.eval_eps} episode(s) every {times(config.eval_every)}.",
+        f"Metrics every {times(config.log_every)}.",
+        f"A checkpoint every {config.checkpoint_every}.",
+        f"The run ends after {times(config.steps)}."
+        + (" The prefill takes all of them." * (config.steps <= config.prefill)),
+    ]
+    return "\n".join(lines)
+
+
+def prepare(config: Config, fixed: Sequence[str]) -> None:
+    """Save the config of a new run, or print the changes since the last start.
+
+    A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
+    a mistake must not overwrite the config that the checkpoint was made with.
+
+    Args:
+        fixed: keys whose values a run keeps.
+
+    Raises:
+        UserError: the directory cannot be written, its config not read, or a fixed value changed.
+    """
+    logdir = Path(config.logdir).expanduser()
+    path = logdir / "config.yaml"
+    if not path.exists():
+        save_config(config)
+    before, now = Config.load(path).flat, config.flat
+    for key in fixed:
+        if before.get(key, now[key]) != now[key]:
+            raise UserError(
+                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
+                "--configs it was started with, or another --logdir."
+            )
+    for key in sorted(before.keys() | now.keys()):
+        # An option that the run lacks is new in the program, unless it is a user's own.
+        known = key in before or key.partition(".")[0] in OPEN_GROUPS
+        was, new = before.get(key, "not set"), now.get(key, "not set")
+        if known and was != new:
+            print(f"Changed since the last start: {key} was {was}, now {new}.")
+
+
+def save_config(config: Config) -> None:
+    """Write config.yaml into the run directory.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    logdir = Path(config.logdir).expanduser()
+    try:
+        logdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(logdir, error) from error
+    config.save(logdir / "config.yaml")
