@@ -17,7 +17,7 @@ from typing import Any
 
 import gymnasium
 
-from dreamerv2 import rules, saved
+from dreamerv2 import saved, validation
 from dreamerv2.common import envs, seeding
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
@@ -43,7 +43,7 @@ from dreamerv2.common.run.driver import Driver, RandomPolicy
 from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import StopRequest, terminable
 from dreamerv2.common.run.when import Every, parse_every
-from dreamerv2.common.stdio import lasting
+from dreamerv2.common.stdio import escape_unprintable, lasting
 from dreamerv2.health import Locate
 from dreamerv2.learner import Learner, fitting
 
@@ -333,6 +333,7 @@ def run(
         raise UserError(
             "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."
         )
+    escape_unprintable()  # the names of folders may have any characters
     logdir = Path(config.logdir).expanduser()
     if not own and not os.path.isfile(logdir / "config.yaml"):
         envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
@@ -357,7 +358,7 @@ def _main(argv: Sequence[str] | None) -> None:
         mode = config.mode
         if config.mode in ("eval", "dream"):  # what no flag says, the run to look at says
             config = flags.parse(argv, {**configs, "defaults": saved.base_config(config, configs)})
-        rules.validate(config)
+        config = validation.validate(config)
         with terminable():
             run(config)
     except UserError as error:

@@ -56,3 +56,10 @@ def lasting() -> Iterator[None]:
         out, err = Lasting(sys.stdout or nowhere), Lasting(sys.stderr or nowhere)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield
+
+
+def escape_unprintable() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, such as \\u03b1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamerv2 import rules, saved
+from dreamerv2 import saved, validation
 from dreamerv2 import train as trainer
 from dreamerv2.common import envs
 from dreamerv2.common.config import paths
@@ -61,7 +61,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
         config = config.update({"task": f"{trainer.CUSTOM}{_name(env)}"})
-    rules.validate(config)
+    config = validation.validate(config)
     make_envs = _from_function(env, config) if _makes_envs(env) else _from_object(env, config)
     stopped = trainer.run(config, make_envs, outputs)
     if stopped == signal.SIGINT:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamerv2.common.config.config import OPEN_GROUPS, Config
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.npzlayout import Damaged
 from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
@@ -46,14 +46,29 @@ def folder(config: Config) -> Path:
     logdir = Path(config.logdir).expanduser()
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"There is no run in {logdir}: it has no config.yaml. Train one first.")
+    refuse_release(logdir)
     return logdir
 
 
-def read_config(run: Path, defaults: Config) -> Config:
-    """Return the config of a run; knobs that it does not know have their defaults.
+def refuse_release(run: Path) -> None:
+    """Refuse the run directory of the 2021 release, whose checkpoint is a pickle.
 
     Raises:
-        UserError: it cannot be read, or has knobs that this program does not know.
+        UserError: the directory has such a checkpoint, and none of this program.
+    """
+    path = run / "variables.pkl"
+    if path.is_file() and not (run / "checkpoints").is_dir():
+        raise UserError(
+            f"{path} is a checkpoint of the 2021 release, a pickle that this program cannot read: "
+            "train anew in another --logdir, to which its train_episodes may be copied."
+        )
+
+
+def read_config(run: Path, defaults: Config) -> Config:
+    """Return the config of a run; options that it does not have keep their defaults.
+
+    Raises:
+        UserError: it cannot be read, or has options that this program does not know.
     """
     return defaults.update(Config.load(run / "config.yaml").flat)
 
@@ -200,6 +215,7 @@ def prepare(config: Config, logdir: Path, fixed: Sequence[str]) -> None:
     Raises:
         UserError: the directory cannot be written, its config not read, or a fixed value changed.
     """
+    refuse_release(logdir)
     path = logdir / "config.yaml"
     if not path.exists():
         save_config(config)
@@ -211,8 +227,8 @@ def prepare(config: Config, logdir: Path, fixed: Sequence[str]) -> None:
                 "--configs it was started with, or another --logdir."
             )
     for key in sorted(before.keys() | now.keys()):
-        # A knob that the run does not know is new in the program, unless it is a user's own.
-        known = key in before or key.partition(".")[0] in OPEN_GROUPS
+        # An option that the run does not have is new in the program, unless it is a user's own.
+        known = key in before or config.is_open(key)
         was, new = before.get(key, "not set"), now.get(key, "not set")
         if known and was != new:
             print(f"Changed since the last start: {key} was {was}, now {new}.")

@@ -56,13 +56,10 @@ class Dataset:
         length: int,
         place: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: batch,
     ):
-        """B = batch rows of T = length time steps. Raises UserError unless both are positive.
+        """B = batch rows of T = length time steps.
 
         place: called with every batch on the copying thread, such as to copy it to the device.
         """
-        for name, value in (("batch", batch), ("length", length)):
-            if int(value) != value or value < 1:
-                raise UserError(f"--dataset.{name} must be a positive integer, not {value}.")
         self._replay = replay
         self._batch, self._length, self._place = int(batch), int(length), place
         self._streams = [Stream() for _ in range(self._batch)]

@@ -42,12 +42,12 @@ class Replay:
         minlen, maxlen: rows of a sampled sequence (maxlen 0: up to the whole episode); an episode
             that ends sooner is not stored, one that was cut sooner is stored but not sampled.
         prioritize_ends: draw an episode's last rows as often as its middle ones.
-        Raises UserError for impossible values and for a directory that cannot be written.
+        Raises UserError for a directory that cannot be written.
         """
         self._capacity, self._minlen, self._maxlen = int(capacity), int(minlen), int(maxlen)
-        self._check_options()
         self._ongoing, self._prioritize_ends = bool(ongoing), bool(prioritize_ends)
-        self._seed = seed if isinstance(seed, np.random.SeedSequence) else _seeds(seed)
+        plain = isinstance(seed, int)
+        self._seed = np.random.SeedSequence(seed) if plain else seed
         self._open: dict[int, Journal] = {}
         self._cut: set[int] = set()
         self._short = self._waiting = 0
@@ -57,17 +57,6 @@ class Replay:
         self._by_id = {e.id: e for e in self._candidates}
         unused = len(self._archive.episodes) - len(self._candidates)
         self._report_short(unused + self._archive.short)
-
-    def _check_options(self) -> None:
-        if self._capacity < 0:
-            raise UserError(f"--replay.capacity must be 0 or more steps, not {self._capacity}.")
-        if self._minlen < 1:
-            raise UserError(f"--replay.minlen must be 1 or more, not {self._minlen}.")
-        if self._maxlen and self._maxlen < self._minlen:
-            raise UserError(
-                f"--replay.maxlen {self._maxlen} must be 0 (no limit) or at least "
-                f"--replay.minlen {self._minlen}."
-            )
 
     # Collecting.
 
@@ -322,9 +311,3 @@ class Replay:
             f"{held}, unfinished ones included, and {self._short} too short. Lower "
             "--replay.minlen, or collect longer episodes."
         )
-
-
-def _seeds(seed: int) -> np.random.SeedSequence:
-    if seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {seed}.")
-    return np.random.SeedSequence(seed)

@@ -90,26 +90,6 @@ def test_nothing_to_sample_says_what_to_do(tmp_path, episodes):
         next(replay.dataset(2, 10))
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"minlen": 30, "maxlen": 20}, "maxlen 20"),
-        ({"minlen": 0}, "minlen must be 1"),
-        ({"capacity": -1}, "capacity"),
-        ({"seed": -1}, "seed"),
-    ],
-)
-def test_impossible_options_are_refused(tmp_path, options, message):
-    with pytest.raises(UserError, match=message):
-        Replay(tmp_path, **options)
-
-
-@pytest.mark.parametrize("batch, length", [(0, 5), (5, 0), (2.5, 5)])
-def test_impossible_batch_sizes_are_refused(tmp_path, batch, length):
-    with pytest.raises(UserError, match="positive integer"):
-        Replay(tmp_path).dataset(batch, length)
-
-
 def test_capacity_holds_in_memory_and_on_disk_and_totals_survive_it(tmp_path):
     replay = Replay(tmp_path, capacity=45)
     for episode in range(12):
