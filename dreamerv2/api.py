@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 
@@ -127,6 +128,9 @@ def _makes_envs(env: Any) -> bool:
 
 
 def _from_function(make: Callable[[], Any], config: Config) -> Callable:
+    if config.envs_parallel == "process":
+        _check_travels(make)
+
     def construct(seed: int) -> gymnasium.Env:
         return gym.wrap(make(), config)
 
@@ -135,6 +139,17 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
         return envs.vectorize([one(seed) for seed in seeds], config.envs_parallel, config)
 
     return make_envs
+
+
+def _check_travels(make: Callable[[], Any]) -> None:
+    """Refuse a function that cannot be sent to a worker process."""
+    try:
+        cloudpickle.dumps(make)
+    except Exception as error:
+        raise UserError(
+            f"The function that makes the environment cannot be sent to a worker process ({error}):"
+            " make locks, sockets and open files inside the function, or use --envs_parallel none."
+        ) from error
 
 
 def _from_object(env: Any, config: Config) -> Callable:

@@ -209,11 +209,10 @@ class Config(Mapping):
             UserError: with argv given, an unknown flag (names the nearest) or a value of the wrong
                 type.
         """
-        parse = flags.apply_known if known_only else flags.apply
         if argv is not None:
-            return parse(self, argv)
+            return flags.apply(self, argv, known_only)
         try:
-            return parse(self, flags.script_arguments())
+            return flags.apply(self, flags.script_arguments(), known_only)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)

@@ -5,7 +5,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from dreamerv2.common.config.values import flatten, show
 from dreamerv2.common.errors import UserError, nearest
@@ -35,10 +35,13 @@ def parse(argv: Sequence[str], configs: Mapping[str, Mapping]) -> Config:
     return _change_all(config, [flag for flag in flags if flag[0] != "configs"], rest)
 
 
-def apply(config: Config, argv: Sequence[str]) -> Config:
+def apply(config: Config, argv: Sequence[str], known_only: bool = False) -> Any:
     """Return the config changed by the flags, in any order; the last of two equal flags counts.
 
     `--help` prints every option and exits with status 0.
+
+    Args:
+        known_only: return (config, arguments that belong to no option) instead of refusing them.
 
     Raises:
         UserError: an unknown flag (names the nearest), a value of the wrong type, or an argument
@@ -47,25 +50,15 @@ def apply(config: Config, argv: Sequence[str]) -> Config:
     flags, rest = split(argv)
     if _wants_help(flags):
         _print_help(config, {})
+    if known_only:
+        config, unknown = _change(config, flags)
+        return config, rest + [item for name, values in unknown for item in (f"--{name}", *values)]
     if any(name == "configs" for name, _ in flags):
         raise UserError(
             "--configs is a flag of train.py: a script of yours chooses in Python, as in "
             "dv2.defaults.update(dv2.configs['small'])."
         )
     return _change_all(config, flags, rest)
-
-
-def apply_known(config: Config, argv: Sequence[str]) -> tuple[Config, list[str]]:
-    """Return the changed config, and the arguments that belong to no option.
-
-    Raises:
-        UserError: a known flag has a value of the wrong type.
-    """
-    flags, rest = split(argv)
-    if _wants_help(flags):
-        _print_help(config, {})
-    config, unknown = _change(config, flags)
-    return config, rest + [item for name, values in unknown for item in (f"--{name}", *values)]
 
 
 def choose(configs: Mapping[str, Mapping], names: Sequence[str]) -> Config:
