@@ -16,7 +16,7 @@ from typing import Any
 
 import gymnasium
 
-from dreamerv2 import rules, rundir
+from dreamerv2 import rundir, validation
 from dreamerv2.common import envs
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
@@ -25,7 +25,7 @@ from dreamerv2.common.logger.logger import Output
 from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import interrupt_on_any_signal
 from dreamerv2.common.run.when import Every, parse_every
-from dreamerv2.common.stdio import survive_closed_terminal
+from dreamerv2.common.stdio import escape_unprintable, survive_closed_terminal
 from dreamerv2.runner import Runner, describe, prepare
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -145,6 +145,7 @@ def run(
         raise UserError(
             "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."
         )
+    escape_unprintable()  # the names of folders may have any characters
     logdir = Path(config.logdir).expanduser()
     if not own and not os.path.isfile(logdir / "config.yaml"):
         envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if mode in ("eval", "dream"):  # the run's own config holds for all that no flag sets
                 base = rundir.base_config(config, configs)
                 config = flags.parse(argv, {**configs, "defaults": base})
-            rules.validate(config)
+            config = validation.validate(config)
             with interrupt_on_any_signal():
                 run(config)
         except UserError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.measure import COLUMNS, Row
-from dreamerv2 import rules
+from dreamerv2 import validation
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.errors import UserError, nearest
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
                 raise UserError(f"No benchmark is called '{name}'.{nearest(name, TOPICS)}")
         training = ["--configs", *options.configs, *rest]
         config = flags.parse(training, paths.load_configs())
-        rules.validate(config)
+        config = validation.validate(config)
         bench = Bench(config, training, options.precision, options.quick)
         if options.export:
             export(bench, options.export)

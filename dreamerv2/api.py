@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 
-from dreamerv2 import rules, rundir
+from dreamerv2 import rundir, validation
 from dreamerv2 import train as trainer
 from dreamerv2.common import envs
 from dreamerv2.common.config import paths
@@ -61,7 +62,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
         config = config.update({"task": f"{trainer.CUSTOM}{_name(env)}"})
-    rules.validate(config)
+    config = validation.validate(config)
     make_envs = _from_function(env, config) if _makes_envs(env) else _from_object(env, config)
     stopped = trainer.run(config, make_envs, outputs)
     if stopped == signal.SIGINT:
@@ -127,6 +128,9 @@ def _makes_envs(env: Any) -> bool:
 
 
 def _from_function(make: Callable[[], Any], config: Config) -> Callable:
+    if config.envs_parallel == "process":
+        _check_travels(make)
+
     def construct(seed: int) -> gymnasium.Env:
         return gym.wrap(make(), config)
 
@@ -135,6 +139,17 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
         return envs.vectorize([one(seed) for seed in seeds], config.envs_parallel, config)
 
     return make_envs
+
+
+def _check_travels(make: Callable[[], Any]) -> None:
+    """Refuse a function that cannot be sent to a worker process."""
+    try:
+        cloudpickle.dumps(make)
+    except Exception as error:
+        raise UserError(
+            f"The function that makes the environment cannot be sent to a worker process ({error}):"
+            " make locks, sockets and open files inside the function, or use --envs_parallel none."
+        ) from error
 
 
 def _from_object(env: Any, config: Config) -> Callable:

@@ -45,7 +45,22 @@ def find_run(config: Config) -> Path:
     logdir = Path(config.logdir).expanduser()
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"There is no run in {logdir}: it has no config.yaml. Train one first.")
+    refuse_release(logdir)
     return logdir
+
+
+def refuse_release(run: Path) -> None:
+    """Refuse the run directory of the 2021 release, whose checkpoint is a pickle.
+
+    Raises:
+        UserError: the directory has such a checkpoint, and none of this program.
+    """
+    path = run / "variables.pkl"
+    if path.is_file() and not (run / "checkpoints").is_dir():
+        raise UserError(
+            f"{path} is a checkpoint of the 2021 release, a pickle that this program cannot read: "
+            "train anew in another --logdir, to which its train_episodes may be copied."
+        )
 
 
 def read_config(run: Path, defaults: Config) -> Config:

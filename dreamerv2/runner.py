@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from dreamerv2.common import seeding
-from dreamerv2.common.config.config import OPEN_GROUPS, Config
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import adapter as spacefile
 from dreamerv2.common.envs import spaces
 from dreamerv2.common.errors import NotFinite, NothingToSample, UserError, cannot_write
@@ -26,6 +26,7 @@ from dreamerv2.common.run.driver import Driver, RandomPolicy
 from dreamerv2.common.run.signals import StopRequest
 from dreamerv2.common.run.when import Counter, Every, EverySeconds
 from dreamerv2.learner import Learner, match_variables, save_arrays
+from dreamerv2.rundir import refuse_release
 
 
 class Runner:
@@ -316,6 +317,7 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
         UserError: the directory cannot be written, its config not read, or a fixed value changed.
     """
     logdir = Path(config.logdir).expanduser()
+    refuse_release(logdir)
     path = logdir / "config.yaml"
     if not path.exists():
         save_config(config)
@@ -328,7 +330,7 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
             )
     for key in sorted(before.keys() | now.keys()):
         # An option that the run lacks is new in the program, unless it is a user's own.
-        known = key in before or key.partition(".")[0] in OPEN_GROUPS
+        known = key in before or config.is_open(key)
         was, new = before.get(key, "not set"), now.get(key, "not set")
         if known and was != new:
             print(f"Changed since the last start: {key} was {was}, now {new}.")

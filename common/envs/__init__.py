@@ -80,20 +80,13 @@ def vectorize(
         ``gym.wrap`` for a user's own). For 'process' they travel to another process: functions
         defined in a script or a notebook are fine.
       config: reads env_restarts and env_timeout, if given.
-
-    Raises:
-      UserError: ``parallel`` is neither 'none' nor 'process'.
     """
     if parallel == "none":
         return vector.SerialVectorEnv(constructors)
-    if parallel == "process":
-        restarts = int(wrappers.option(config, "env_restarts", 0))
-        timeout = float(wrappers.option(config, "env_timeout", 0))
-        return vector.ProcessVectorEnv(constructors, restarts, timeout)
-    raise UserError(
-        f"envs_parallel '{parallel}' is unknown; use 'none' or 'process'."
-        + nearest(parallel, ["none", "process"])
-    )
+    assert parallel == "process", parallel
+    restarts = int(wrappers.option(config, "env_restarts", 0))
+    timeout = float(wrappers.option(config, "env_timeout", 0))
+    return vector.ProcessVectorEnv(constructors, restarts, timeout)
 
 
 def _split(task: str) -> tuple[str, str]:

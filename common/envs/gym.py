@@ -175,7 +175,9 @@ def convert_space(space: Any) -> gymnasium.Space:
     if "Dict" in kinds:
         inner = {key: convert_space(value) for key, value in space.spaces.items()}
         return gymnasium.spaces.Dict(inner)
-    raise UserError(f"The space {space} is not supported; use Dict, Box or Discrete.")
+    crafter = type(space).__module__.startswith("crafter")
+    hint = " For Crafter itself there is the task crafter_reward." if crafter else ""
+    raise UserError(f"The space {space} is not supported; use Dict, Box or Discrete.{hint}")
 
 
 def _reset_takes(env: Any) -> set[str]:

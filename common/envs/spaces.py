@@ -144,6 +144,11 @@ def _leaves(space: gymnasium.Space, path: tuple[str, ...] = ()):
         yield path, space
         return
     for key, inner in space.items():
+        if not isinstance(key, str):
+            raise UserError(
+                f"The observation key {key!r} is not text: give the observation another key, "
+                f"such as '{key}'."
+            )
         yield from _leaves(inner, (*path, key))
 
 

@@ -108,8 +108,8 @@ class Encoder(tf.Module):
             self.size += self.mlp.size
         if not self.size:
             raise UserError(
-                f"No observation is left for the encoder: cnn_keys '{config.cnn_keys}' and mlp_keys"
-                f" '{config.mlp_keys}' match none of {', '.join(shapes)}."
+                f"No observation is left for the encoder: --encoder.cnn_keys '{config.cnn_keys}'"
+                f" and --encoder.mlp_keys '{config.mlp_keys}' match none of {', '.join(shapes)}."
             )
 
     def _make_convs(self, init, shapes, config):
@@ -185,7 +185,7 @@ class Decoder(tf.Module):
             size = 2 * (size - 1) + kernel
         self.splits = channels
         for key in self.images:
-            if self.shapes[key][:2] != (size, size):
+            if max(self.shapes[key][:2]) != size:
                 raise UserError(
                     f"--decoder.cnn_kernels {' '.join(map(str, config.cnn_kernels))} draw"
                     f" {size}x{size} pixels, but '{key}' has"
@@ -199,6 +199,8 @@ class Decoder(tf.Module):
             x = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
             for conv in self.convs:
                 x = conv(x)
+            height, width, _ = self.shapes[self.images[0]]
+            x = x[:, :height, :width]  # all of it, unless images are not square
             x = tf.reshape(x, (*feat.shape[:-1], *x.shape[1:]))
             means = tf.split(x, self.splits, -1)
             result = {k: dists.Normal(m, 1.0, 3) for k, m in zip(self.images, means, strict=True)}

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from dreamerv2.common.errors import UserError, nearest
-
 BETA1, BETA2 = 0.9, 0.999
 SLOTS = {"adam": 2, "nadam": 2, "adamax": 2, "sgd": 0, "momentum": 1}
 
@@ -54,8 +52,6 @@ class Optimizer(tf.Module):
         self, path: str, label: str, variables: Sequence[tf.Variable], config, scaled: bool
     ):
         super().__init__()
-        if config.opt not in SLOTS:
-            raise UserError(f"No optimizer is called '{config.opt}'.{nearest(config.opt, SLOTS)}")
         self.label, self.config, self.targets = label, config, tuple(variables)
         self.step = tf.Variable(0, name=f"{path}/step", dtype=tf.int64, trainable=False)
         self.scaling = LossScale(path) if scaled else None

@@ -14,7 +14,7 @@ from sources import ROOT
 from tiny import FLAGS
 
 from benchmarks.__main__ import parser as benchmarks_parser
-from dreamerv2 import plot, rules
+from dreamerv2 import plot, validation
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
 
@@ -74,7 +74,7 @@ def test_every_command_is_accepted_and_run_by_something(command, capsys):
     program, *arguments = shlex.split(command)
     if command.startswith(LEARNING):
         if "--help" not in arguments:
-            rules.validate(flags.parse(arguments[1:], CONFIGS))
+            validation.validate(flags.parse(arguments[1:], CONFIGS))
         return  # test_the_commands_run_as_written runs it
     if command.startswith("python plot.py"):
         plot.parse_args(arguments[1:])

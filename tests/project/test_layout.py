@@ -29,7 +29,7 @@ STEPS = [
     "plot",
     "common (numpy)",
     "common (TensorFlow)",
-    "losses rssm rules",
+    "losses rssm validation",
     "world_model behavior",
     "exploration",
     "agent learner rundir runner",

@@ -4,7 +4,6 @@ import tensorflow as tf
 from numpy_optim import NumpyOptimizer
 from small_models import assert_close, small_config
 
-from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn.optim import SLOTS, Optimizer
 
 SHAPES = [(3, 4), (5,), ()]
@@ -155,11 +154,6 @@ def test_the_scale_never_falls_below_one():
     for _ in range(20):
         scaling.update(tf.constant(False))
     assert scaling.scale.numpy() == 1
-
-
-def test_an_unknown_optimizer_names_the_nearest():
-    with pytest.raises(UserError, match="Did you mean 'adamax'"):
-        Bench(opt="adamx")
 
 
 def test_variables_without_a_gradient_decay_too():
