@@ -34,7 +34,6 @@ from dreamerv2.common.logger.logger import (
     counts,
 )
 from dreamerv2.common.logger.progress import Progress
-from dreamerv2.common.nn.importing import importing_tensorflow
 from dreamerv2.common.replay.replay import Replay
 from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.common.run.cleanup import Cleanup
@@ -295,11 +294,10 @@ def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
 
 def make_agent(*args: Any) -> Any:
     """Make the real agent, see agent.Agent, and say what it computes on."""
-    with importing_tensorflow():  # it takes seconds; --help need not wait for it
-        from dreamerv2.agent import Agent
-        from dreamerv2.common.nn.tfutils import set_up_devices
+    from dreamerv2.agent import Agent  # only here: TensorFlow takes seconds, --help need not wait
+    from dreamerv2.common.nn.device import set_up_devices
 
-        devices = set_up_devices()
+    devices = set_up_devices()
     agent = Agent(*args)
     print(f"{devices} Precision: {agent.dtype.name}.", flush=True)
     return agent
@@ -319,8 +317,8 @@ def run(
     Returns: as `train`.
     """
     if config.mode == "dream":
-        with importing_tensorflow():
-            from dreamerv2.dream import dream
+        from dreamerv2.dream import dream
+
         dream(config, make_agent)
         return None
     own = make_envs is not None

@@ -5,7 +5,7 @@ from small_agents import build
 from dreamerv2.behavior import ActorCritic
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.nn.tfutils import Init, named_variables
+from dreamerv2.common.nn.variables import Init, named_variables
 from dreamerv2.world_model import WorldModel
 
 
