@@ -40,13 +40,8 @@ class Agent(tf.Module):
         self._streams = seeding.Streams(config.seed, "agent", STREAMS)
         init = Init(np.random.default_rng(seeding.stream(config.seed, "init")), self.dtype)
         self.world_model = WorldModel(init / "world_model", shapes, actions, config)
-        self.model_opt = Optimizer(
-            "world_model_opt",
-            "model",
-            self.world_model.trainable_variables,
-            config.model_opt,
-            scaled,
-        )
+        weights = self.world_model.trainable_variables
+        self.model_opt = Optimizer("world_model_opt", "model", weights, config.model_opt, scaled)
         self.task_behavior = ActorCritic(init / "task", config, self.world_model, discrete, scaled)
         self.expl_behavior = exploration.make(
             init / "expl", config, self.world_model, self.task_behavior, scaled
@@ -58,7 +53,7 @@ class Agent(tf.Module):
         self._act = Compiled(self._act_step, config.jit, xla=self.dtype.size >= 4)
         self._update = Compiled(self._update_step, config.jit, scalars=True)
         self._videos = Compiled(self._report_step, config.jit)
-        named_variables(self)  # now, not at the first checkpoint: it refuses two of one name
+        named_variables(self)  # raises now, and not at the first checkpoint, if two share a name
 
     # --- acting ---
 

@@ -75,7 +75,7 @@ class Compiled:
             return self._run(tf.nest.pack_sequence_as(structure, flat), options, names)
 
         xla = self._xla or bool(device.gpus())
-        # AutoGraph would read the source files again.
+        # Without AutoGraph, which would read the source files again.
         function = tf.function(call, autograph=False, jit_compile=xla)
         return function.get_concrete_function(*tensors), names
 

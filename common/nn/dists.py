@@ -39,8 +39,8 @@ def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
         shape: shape of the result.
         seed: int32 [2], not negative; each use needs its own, from `fold`.
     """
-    # Philox by name: the automatic choice differs between devices. And floats from its bits by
-    # hand: XLA makes other floats of the same bits, a compiled update would draw other noise.
+    # Philox by name, since the automatic choice differs between devices. Floats from its bits by
+    # hand, since XLA makes other floats of the same bits, and so a compiled update other noise.
     bits = tf.random.stateless_uniform(shape, seed, None, None, dtype=tf.uint32, alg="philox")
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2**-24
 
@@ -85,10 +85,10 @@ class OneHot:
         """Noise [N] -> one-hot [N, C]: the first class whose cumulative probability exceeds u."""
         probs = tf.nn.softmax(self.logits)
         size = probs.shape[-1]
-        # The cumulative sum as a product with a triangle of ones: one fast matmul on any device.
+        # The cumulative sum as a product with a triangle of ones: a fast matmul on any device.
         triangle = tf.linalg.band_part(tf.ones((size, size), probs.dtype), 0, -1)
         cumulative = tf.reshape(tf.reshape(probs, (-1, size)) @ triangle, probs.shape)
-        # Relative to the last one, which is 1 but for rounding: a GPU's product has 10 bits.
+        # Relative to the last sum, which is 1 but for rounding: a GPU's product has 10 bits.
         bar = tf.cast(noise, probs.dtype)[..., None] * cumulative[..., -1:]
         below = tf.cast(cumulative <= bar, tf.int32)
         # Rounding can lift the bar to the last cumulative probability; the last class takes those.

@@ -106,14 +106,19 @@ class NormAct(tf.Module):
 
 
 class _Conv(tf.Module):
-    """Kernel [k, k, ...], bias [depth], and an optional LayerNorm and activation."""
+    """Kernel, bias, and an optional LayerNorm and activation."""
 
-    def __init__(self, init: Init, shape: tuple[int, ...], depth: int, norm: str, act: str):
+    def __init__(
+        self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
+    ):
         super().__init__()
         self.dtype = init.dtype
-        self.kernel = init.glorot(shape)
+        self.kernel = init.glorot((size, size, *self._channels(inputs, depth)))
         self.bias = init.fill((depth,), 0, "bias")
         self.after = NormAct(init, depth, norm, act)
+
+    def _channels(self, inputs: int, depth: int) -> tuple[int, int]:
+        return inputs, depth
 
     def _weights(self) -> tuple[tf.Tensor, tf.Tensor]:
         return weight(self.kernel, self.dtype), weight(self.bias, self.dtype)
@@ -124,11 +129,6 @@ class Conv(_Conv):
 
     [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth].
     """
-
-    def __init__(
-        self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
-    ):
-        super().__init__(init, (size, size, inputs, depth), depth, norm, act)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         kernel, bias = self._weights()
@@ -141,10 +141,8 @@ class ConvTranspose(_Conv):
     [B, H, W, inputs] -> [B, 2(H-1)+k, 2(W-1)+k, depth].
     """
 
-    def __init__(
-        self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
-    ):
-        super().__init__(init, (size, size, depth, inputs), depth, norm, act)
+    def _channels(self, inputs: int, depth: int) -> tuple[int, int]:
+        return depth, inputs
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         kernel, bias = self._weights()

@@ -1,5 +1,6 @@
 """The effect of each option of exploration, computed another way."""
 
+import functools
 import types
 
 import numpy as np
@@ -176,15 +177,20 @@ def test_an_update_trains_exploration_and_nothing_else(kind, discrete):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+@functools.cache
+def trained_heads(*options):
+    """Weights of the predictors after one update."""
+    world = explorer(dict(options))
+    world.behavior.update(world.post, world.outputs, world.data, SEED, STEP)
+    return weights_of(*world.behavior.heads)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("expl_opt.lr", 1e-2), ("expl_head.units", 5), ("expl_head.layers", 1), ("disag_models", 4)],
 )
 def test_options_of_the_predictors_reach_them(option, value):
-    plain, changed = explorer(), explorer({option: value})
-    for world in (plain, changed):
-        world.behavior.update(world.post, world.outputs, world.data, SEED, STEP)
-    one, other = (weights_of(*world.behavior.heads) for world in (plain, changed))
+    one, other = trained_heads(), trained_heads((option, value))
     same = one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
     assert not same
 

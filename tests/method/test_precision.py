@@ -239,21 +239,3 @@ def test_the_magnitude_of_rewards_takes_no_overflow():
     assert norm.mag == 1
     norm(tf.constant([3.0, -3.0]))
     np.testing.assert_allclose(norm.mag, 0.9 + 0.3, rtol=1e-6)
-
-
-@pytest.mark.parametrize("jit", [True, False])
-def test_a_metric_that_is_no_number_is_named(jit):
-    """Before the first update takes place, by whoever adds one to the model."""
-    agent = build({"jit": jit})
-    plain, wrong = agent.world_model.loss, True
-
-    def loss(*args):
-        total, post, outputs, metrics = plain(*args)
-        extra = {"constant": 1.5} | ({"mine": outputs["kl_loss"]} if wrong else {})
-        return total, post, outputs, metrics | extra
-
-    agent.world_model.loss = loss
-    with pytest.raises(ValueError, match="The metric 'mine' must be a scalar, not \\(3, 5\\)"):
-        agent.train(batches(1)[0])
-    wrong = False
-    assert float(agent.train(batches(1)[0])[1]["constant"]) == 1.5

@@ -62,6 +62,14 @@ def test_metrics_come_as_scalars_by_name(jit):
         assert np.array_equal(result, x + 1) and metrics == {"sum": x.sum(), "constant": 1.5}
 
 
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_metric_that_is_no_number_is_named(jit):
+    function = Compiled(lambda x: (x, {"mine": x}), jit, scalars=True)
+    with pytest.raises(ValueError, match="The metric 'mine' must be a scalar, not \\(3, 5\\)"):
+        function(np.ones((3, 5)))
+    assert function(np.array(1.5))[1] == {"mine": 1.5}, "a failed call left its graph"
+
+
 def test_scalars_are_copied_to_the_host_once_and_on_first_access():
     class Values:
         reads = 0
