@@ -28,7 +28,7 @@ COPY setup.py pyproject.toml LICENSE ./
 COPY dreamerv2/__init__.py dreamerv2/
 RUN python3 -m pip install --no-cache-dir '.[gpu,dmc,crafter,minigrid,video]'
 
-# TensorFlow 2.21 does not look for cuSOLVER where pip puts it (dreamerv2/common/nn/cuda.py). And:
+# TensorFlow 2.21 does not look for cuSOLVER where pip puts it (dreamerv2/common/nn/device.py). And:
 # The image's own cuDNN is version 8 and its CUDA 12.3, but TensorFlow since 2.18 wants cuDNN 9. The
 # `gpu` extra brought matching libraries: let the linker find those, and nothing of the image's before.
 RUN python3 -c 'import glob, nvidia; \

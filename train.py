@@ -109,7 +109,7 @@ def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
 def make_agent(*args: Any) -> Any:
     """Make an agent.Agent and print its device and precision."""
     from dreamerv2.agent import Agent  # takes seconds: --help need not wait for TensorFlow
-    from dreamerv2.common.nn.tfutils import set_up_devices
+    from dreamerv2.common.nn.device import set_up_devices
 
     devices = set_up_devices()
     agent = Agent(*args)

@@ -5,7 +5,6 @@ from typing import Any
 
 from benchmarks.roofline import Roofline
 from benchmarks.synthetic import Task
-from dreamerv2.common.nn.importing import importing_tensorflow
 
 
 class Bench:
@@ -29,11 +28,10 @@ class Bench:
 
     @functools.cache  # noqa: B019 - there is one Bench
     def start_tensorflow(self) -> None:
-        """Import TensorFlow without its remarks, which would tear the table apart."""
-        with importing_tensorflow():
-            from dreamerv2.common.nn.tfutils import set_up_devices
+        """Import TensorFlow before the table, which its remarks would tear apart."""
+        from dreamerv2.common.nn.device import set_up_devices
 
-            self.device = set_up_devices()
+        self.device = set_up_devices()
         print(self.device, flush=True)
 
     @functools.cached_property
@@ -44,7 +42,8 @@ class Bench:
     @functools.cached_property
     def precisions(self) -> list[str]:
         """Names as --precision takes them; the first is the one that parts are measured in."""
-        from dreamerv2.common.nn.tfutils import PRECISIONS, compute_dtype, gpus
+        from dreamerv2.common.nn.device import gpus
+        from dreamerv2.common.nn.precision import PRECISIONS, compute_dtype
 
         default = compute_dtype(self.config.precision).name
         names = {dtype: name for name, dtype in PRECISIONS.items()}

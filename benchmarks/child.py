@@ -16,7 +16,6 @@ from pathlib import Path
 
 from benchmarks import machine
 from dreamerv2 import train as program
-from dreamerv2.common.nn.importing import importing_tensorflow
 
 IMPORTED = time.time()  # what every command line waits for
 
@@ -87,8 +86,7 @@ def timed_agent(clock: Clock, make: Callable, after_update: Callable[[], None]) 
     """The constructor of the agent, whose making, policy and updates are then noted."""
 
     def imports():
-        with importing_tensorflow():
-            importlib.import_module("dreamerv2.agent")
+        importlib.import_module("dreamerv2.agent")
 
     def make_agent(*args):
         clock.timed("import", imports)()

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from dreamerv2.common.nn.tfutils import gpus
+from dreamerv2.common.nn.device import gpus
 
 
 def compiled(function: Callable) -> Callable:

@@ -10,8 +10,7 @@ import math
 
 import tensorflow as tf
 
-from dreamerv2.common.nn.convolutions import Conv
-from dreamerv2.common.nn.layers import Dense
+from dreamerv2.common.nn.layers import Conv, Dense
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.devices import compiled, wait
 from benchmarks.measure import Row, milliseconds, repeat
-from dreamerv2.common.nn.tfutils import cast_once, recording
+from dreamerv2.common.nn.optim import recording
+from dreamerv2.common.nn.precision import cast_once
 from dreamerv2.losses import kl_balance
 
 
@@ -54,7 +55,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         bench.parts[name] = statistics.median(times)
         return forward(inputs)
 
-    data = agent.world_model.preprocess(agent._tensors(bench.task.batch(bench.config)))
+    data = agent.world_model.preprocess(agent.place(bench.task.batch(bench.config)))
     known = yield from _world_model(agent, data, measure)
     yield from _behavior(agent, *known, measure)
     yield from _optimizers(bench, agent)
@@ -115,12 +116,12 @@ def _optimizers(bench: Bench, agent) -> Iterator[Row]:
     """One row for each optimizer: norm, clipping, decay and step, without the gradient."""
     behavior = agent.task_behavior
     for optimizer in (agent.model_opt, behavior.actor_opt, behavior.critic_opt):
-        grads = [1e-3 * tf.ones_like(v) for v in optimizer.targets]
+        grads = [1e-3 * tf.ones_like(v) for v in optimizer.weights]
         step = compiled(lambda g, opt=optimizer: opt.minimize(Known(g), tf.constant(1.0)))
         call = functools.partial(step, grads)
         times = repeat(lambda call=call: wait(call()), bench.budget / 2)
         # Adam reads gradient, weight and two moments, and writes the last three.
-        size = 7 * 4 * sum(v.shape.num_elements() for v in optimizer.targets)
+        size = 7 * 4 * sum(v.shape.num_elements() for v in optimizer.weights)
         peak = bench.roofline.device_bytes()
         bench.parts[f"{optimizer.label} optimizer"] = statistics.median(times)
         yield Row(f"{optimizer.label} optimizer", milliseconds(times), "ms", 0, size, 0, peak)

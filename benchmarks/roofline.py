@@ -73,7 +73,7 @@ def matmul(dtype: str) -> Probe:
     import tensorflow as tf
 
     from benchmarks.devices import wait
-    from dreamerv2.common.nn.tfutils import gpus
+    from dreamerv2.common.nn.device import gpus
 
     size = 8192 if gpus() else 2048
     x = tf.cast(tf.random.stateless_uniform((size, size), (0, 0)), dtype)
@@ -85,7 +85,7 @@ def device_copy() -> Probe:
     import tensorflow as tf
 
     from benchmarks.devices import wait
-    from dreamerv2.common.nn.tfutils import gpus
+    from dreamerv2.common.nn.device import gpus
 
     size = 2**28 if gpus() else 2**25  # floats
     source, target = tf.ones((size,)), tf.Variable(tf.zeros((size,)))
@@ -101,7 +101,7 @@ def host_copy() -> Probe:
 
 def rows(bench) -> Iterator[Row]:
     """All peaks, for the types that the update is measured in."""
-    from dreamerv2.common.nn.tfutils import PRECISIONS
+    from dreamerv2.common.nn.precision import PRECISIONS
 
     for name in bench.precisions:
         bench.roofline.flops(PRECISIONS[name])

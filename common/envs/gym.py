@@ -15,7 +15,6 @@ import numpy as np
 from dreamerv2.common.envs import rendering, spaces, wrappers
 from dreamerv2.common.envs.vector import worker
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.hush import hushed
 
 _log = logging.getLogger(__name__)
 
@@ -234,8 +233,7 @@ def _rendering(name: str) -> gymnasium.Env | None:
         mujoco = simulated and "mujoco" in sys.modules
         if not mujoco or (worker.serving and rendering.choose_backend()):
             env.reset()
-            with hushed():  # SDL complains where there is no desktop
-                frame = np.asarray(env.render())
+            frame = np.asarray(env.render())
             if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
                 return env
     except Exception as error:

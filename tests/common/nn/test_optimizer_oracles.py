@@ -12,8 +12,8 @@ SHAPES = [(3, 4), (5,), ()]
 class Bench:
     """Variables whose gradient is whatever the test says, and the optimizer under test."""
 
-    def __init__(self, dtype="float64", scaled=False, **knobs):
-        self.config = small_config({f"model_opt.{k}": v for k, v in knobs.items()}).model_opt
+    def __init__(self, dtype="float64", scaled=False, **options):
+        self.config = small_config({f"model_opt.{k}": v for k, v in options.items()}).model_opt
         rng = np.random.default_rng(0)
         self.values = [rng.normal(size=shape) for shape in SHAPES]
         self.variables = [
