@@ -21,8 +21,7 @@ from dreamerv2 import rules, saved
 from dreamerv2.common import envs, seeding
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
-from dreamerv2.common.envs import spaces
+from dreamerv2.common.envs import adapter, spaces
 from dreamerv2.common.errors import NothingToSample, UserError
 from dreamerv2.common.logger.logger import (
     EpisodeLog,
@@ -198,7 +197,7 @@ def train(
                 when.restore(state["schedules"][name])
             del arrays  # as large as the agent itself
         saved.save_config(config)  # not before the checkpoint has turned out to fit
-        spacefile.save(logdir, train_envs)
+        adapter.save(logdir, train_envs)
         while learner.updates < config.pretrain and not stop:
             learner.update(step.value)
 

@@ -11,12 +11,12 @@ import gymnasium
 import numpy as np
 from ale_py import roms
 
-from dreamerv2.common.envs import resize, wrappers
+from dreamerv2.common.envs import wrappers
 from dreamerv2.common.errors import UserError, nearest
 
 
 def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
-    """Make the game called ``name`` in snake_case; both modes play by the same rules."""
+    """Make the game called ``name`` in snake_case; both modes have the same rules."""
     env = Atari(
         name,
         size=config.render_size,
@@ -52,7 +52,7 @@ class Atari(gymnasium.Env):
         the very last frame where the episode ends inside the repeats.
       grayscale: one channel of luminance instead of RGB.
       all_actions: all 18 actions of the joystick instead of those the game uses.
-      noops: at most so many (at least one) no-op frames begin an episode.
+      noops: an episode begins with one to ``noops`` no-op frames.
       sticky: the probability, each frame, that the previous action is executed again.
       seed: of the emulator and of the number of no-ops.
     """
@@ -84,7 +84,7 @@ class Atari(gymnasium.Env):
         screen = self._ale.getScreenDims()
         shape = screen if grayscale else (*screen, 3)
         self._frames = np.zeros((2, *shape), np.uint8)
-        self._resize = resize.AreaResize((*screen, channels), tuple(size))
+        self._resize = wrappers.AreaResize((*screen, channels), tuple(size))
         image = gymnasium.spaces.Box(0, 255, (*size, channels), np.uint8)
         self.observation_space = gymnasium.spaces.Dict({"image": image})
         self.action_space = gymnasium.spaces.Discrete(len(self._actions))

@@ -1,4 +1,4 @@
-"""Any registered gymnasium environment, an environment object of the user, and old ``gym`` ones."""
+"""Registered gymnasium environments, a user's own environment, and those of old ``gym``."""
 
 import contextlib
 import importlib.util
@@ -12,10 +12,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.envs import rendering, spaces, wrappers
+from dreamerv2.common.envs import convert, rendering, wrappers
 from dreamerv2.common.envs.vector import worker
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.hush import hushed
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     """
     env = _registered(name)
     modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ()
-    if wrappers.option(config, "mode", "train") == "eval" and "rgb_array" in modes:
+    if getattr(config, "mode", "train") == "eval" and "rgb_array" in modes:
         rendering = _rendering(name)
         if rendering is not None:
             with contextlib.suppress(Exception):  # some can be closed only after a reset
@@ -41,13 +40,12 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     return _prepare(env, config)
 
 
-def wrap(env: Any, config: Mapping, seed: int | None = None) -> gymnasium.Env:
+def wrap(env: Any, config: Mapping) -> gymnasium.Env:
     """Bring a user's own environment, with the API of gymnasium or of any gym, to the contract.
 
     Args:
       env: has reset() and step(), whose results may be gymnasium's or old gym's (4 or 5 entries).
       config: reads render_size, action_repeat, time_limit.
-      seed: of the first reset, if given.
 
     Raises:
       UserError: its spaces are not supported, or it is no environment.
@@ -59,20 +57,7 @@ def wrap(env: Any, config: Mapping, seed: int | None = None) -> gymnasium.Env:
     ]
     if missing:
         raise UserError(f"{env!r} is no environment, because it has no {' and no '.join(missing)}.")
-    env = _prepare(env, config)
-    return env if seed is None else SeedOnce(env, seed)
-
-
-class SeedOnce(gymnasium.Wrapper):
-    """Give the first reset a seed, unless it is called with one."""
-
-    def __init__(self, env: gymnasium.Env, seed: int):
-        super().__init__(env)
-        self._seed: int | None = seed
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        seed, self._seed = (self._seed if seed is None else seed), None
-        return self.env.reset(seed=seed, options=options)
+    return _prepare(env, config)
 
 
 class AnyGym(gymnasium.Env):
@@ -82,7 +67,7 @@ class AnyGym(gymnasium.Env):
     they are then truncated and not terminated.
 
     Raises:
-      UserError: a space, or what reset or step returns, is of no known form.
+      UserError: a space, or the result of reset or step, has no known form.
     """
 
     def __init__(self, env: Any):
@@ -94,7 +79,7 @@ class AnyGym(gymnasium.Env):
         self._reset_takes = _reset_takes(env)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Reset, by whichever way of seeding the environment has."""
+        """Reset, with the environment's own way of seeding."""
         given = {"seed": seed, "options": options}
         known = {k: v for k, v in given.items() if k in self._reset_takes and v is not None}
         if seed is not None and "seed" not in known and hasattr(self._env, "seed"):
@@ -129,12 +114,12 @@ class AnyGym(gymnasium.Env):
         return self._env.render()
 
     def try_rendering(self) -> None:
-        """Have an environment of before gym 0.26 render images, if it says so and it works here.
+        """Let an environment of before gym 0.26 render images, if it can do so here.
 
-        Those have no mode of their own: `render` is told it.
+        Such an environment has no render mode; `render` takes the mode as an argument.
         """
-        said = "rgb_array" in self.metadata.get("render.modes", ())
-        if self.render_mode is not None or not said or not self._render_takes_mode():
+        offered = "rgb_array" in self.metadata.get("render.modes", ())
+        if self.render_mode is not None or not offered or not self._render_takes_mode():
             return
         try:
             self.reset()
@@ -156,7 +141,7 @@ class AnyGym(gymnasium.Env):
 
 
 def convert_space(space: Any) -> gymnasium.Space:
-    """The gymnasium space that equals a space of old gym, which is recognized by its class name.
+    """Return the gymnasium space that equals a space of old gym, found by its class name.
 
     Raises:
       UserError: there is no such space.
@@ -179,7 +164,7 @@ def convert_space(space: Any) -> gymnasium.Space:
 
 
 def _reset_takes(env: Any) -> set[str]:
-    """What reset() can be given; a wrapper's ``**kwargs`` go to the environment inside."""
+    """Return the arguments of reset(); a wrapper's ``**kwargs`` go to the environment inside."""
     names: set[str] = set()
     while hasattr(env, "reset"):
         try:
@@ -190,7 +175,7 @@ def _reset_takes(env: Any) -> set[str]:
         if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return names
         inner = getattr(env, "env", None)
-        if isinstance(env, gymnasium.Env) or inner is env:  # the former's API has both
+        if isinstance(env, gymnasium.Env) or inner is env:  # gymnasium's API has both
             break
         env = inner
     return names | {"seed", "options"}
@@ -198,9 +183,9 @@ def _reset_takes(env: Any) -> set[str]:
 
 def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
     env = AnyGym(env)
-    if wrappers.option(config, "mode", "train") == "eval":
+    if getattr(config, "mode", "train") == "eval":
         env.try_rendering()
-    return wrappers.standardize(spaces.DictObs(env), config)
+    return wrappers.standardize(convert.DictObs(env), config)
 
 
 def _registered(name: str) -> Any:
@@ -232,8 +217,7 @@ def _rendering(name: str) -> gymnasium.Env | None:
         mujoco = simulated and "mujoco" in sys.modules
         if not mujoco or (worker.serving and rendering.choose_backend()):
             env.reset()
-            with hushed():  # SDL complains where there is no desktop
-                frame = np.asarray(env.render())
+            frame = np.asarray(env.render())
             if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
                 return env
     except Exception as error:
@@ -244,7 +228,7 @@ def _rendering(name: str) -> gymnasium.Env | None:
 
 
 def _old_gym(name: str) -> Any:
-    """The environment made by old gym, or None if gym is not installed or does not know it."""
+    """Make an environment by old gym; None if gym is not installed or lacks the id."""
     if importlib.util.find_spec("gym") is None:
         return None
     gym = importlib.import_module("gym")

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from dreamerv2.common.envs.vector import worker
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.hush import hushed
 
 PACKAGES = {"egl": "libegl1", "osmesa": "libosmesa6"}  # backend -> Debian package
 # Values of MUJOCO_GL, as dm_control spells them.
@@ -135,10 +134,9 @@ def keep_apart(drivers: Iterable[str]) -> None:
     paths = list(drivers)
     if paths and not worker.serving:  # a worker needs no TensorFlow, whose libraries take 300 MB
         paths += _tensorflow_libraries()
-    with hushed():
-        for path in paths:
-            with contextlib.suppress(OSError):  # what cannot be loaded does no harm either
-                ctypes.CDLL(path, flags)
+    for path in paths:
+        with contextlib.suppress(OSError):  # a library that cannot be loaded does no harm either
+            ctypes.CDLL(path, flags)
 
 
 def _tensorflow_libraries() -> list[str]:

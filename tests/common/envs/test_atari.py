@@ -6,7 +6,7 @@ from env_contract import EnvContract, draw_action, env_config
 
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.envs.atari import Atari
-from dreamerv2.common.envs.resize import AreaResize
+from dreamerv2.common.envs.wrappers import AreaResize
 from dreamerv2.common.errors import UserError
 
 BENCHMARK = """

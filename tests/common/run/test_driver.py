@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from dreamerv2.common.envs import make_vector_env, vectorize
+from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.envs.vector.process import Abandoned
-from dreamerv2.common.envs.wrappers import OneHotSpace
 from dreamerv2.common.run.driver import Driver
 
 
@@ -304,7 +304,7 @@ def test_real_atari_episodes():
         env_restarts=0,
         env_timeout=0,
     )
-    envs = make_vector_env("atari_pong", config, 2)
+    envs = make_vector_env("atari_pong", config, 2, "none", "train", [0, 1])
     episodes = []
     driver = Driver(envs, on_episode=[lambda episode, index: episodes.append(episode)])
     rng = np.random.default_rng(0)
