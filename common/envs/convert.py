@@ -1,5 +1,6 @@
 """Conversion of an environment's own observations and actions to those of the contract."""
 
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.errors import UserError
 
+MIN_SIDE = 16  # pixels; an axis with fewer entries holds channels or no image at all
+
 
 class DictObs(gymnasium.ObservationWrapper):
     """Turn any supported observation space into a Dict that keeps the contract.
@@ -19,6 +22,8 @@ class DictObs(gymnasium.ObservationWrapper):
     | Dict, nested                      | one key for each leaf, 'outer.inner'        |
     | anything else                     | the key 'image' if it is one, else 'observation' |
     | Box of uint8 [H, W, C] or [H, W]  | the image, uint8 [H, W, C]                  |
+    | images [C, H, W], stacks [N, H, W, C] | an image with all channels, uint8 [H, W, C] |
+    | images of numbers from 0 to 1 or 255  | the image, uint8 [H, W, C]              |
     | other Box, MultiBinary            | float32, flattened to [D] (a scalar stays one) |
     | Discrete, MultiDiscrete           | one-hot float32, concatenated               |
     | Text                              | left out, with a warning                    |
@@ -87,34 +92,63 @@ def _convert(name: str, space: gymnasium.Space) -> tuple[Box, Callable]:
         return _one_hots(np.array([space.n]), np.array([space.start]))
     if isinstance(space, MultiDiscrete):
         return _one_hots(space.nvec.ravel(), space.start.ravel())
-    if isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3):
-        return _image(space)
-    if isinstance(space, Box | MultiBinary):
-        if len(space.shape) == 3 and space.shape[2] <= 4 < min(space.shape[:2]):
-            warnings.warn(
-                f"The observation '{name or 'observation'}' of the shape {space.shape} is read as "
-                f"a vector of {np.prod(space.shape):,} numbers, since it is {space.dtype}: images "
-                "are uint8. If it is one, wrap the environment so that it gives 0 to 255 in uint8.",
-                stacklevel=2,
-            )
-        return _vector(space)
-    raise UserError(
-        f"The observation '{name or 'observation'}' is {space}, which is not supported; use Dict, "
-        "Box, Discrete, MultiDiscrete or MultiBinary."
-    )
+    if not isinstance(space, Box | MultiBinary):
+        raise UserError(
+            f"The observation '{name or 'observation'}' is {space}, which is not supported; use "
+            "Dict, Box, Discrete, MultiDiscrete or MultiBinary."
+        )
+    axes = _image_axes(space.shape) if isinstance(space, Box) else ()
+    if not axes and space.dtype == np.uint8 and len(space.shape) in (2, 3):
+        axes = tuple(range(len(space.shape)))
+    if axes and space.dtype == np.uint8:
+        return _image(space.shape, axes, lambda value: value)
+    if axes and (space.low == 0).all() and (space.high == space.high.flat[0]).all():
+        largest = float(space.high.flat[0])
+        if largest == 255 or (largest == 1 and space.dtype.kind == "f"):
+            return _image(space.shape, axes, functools.partial(_to_bytes, largest=largest))
+    if axes:
+        warnings.warn(
+            f"The observation '{name or 'observation'}' of the shape {space.shape} is read as a "
+            f"vector of {np.prod(space.shape):,} numbers; if it is an image, wrap the environment "
+            f"so that its space is uint8, or goes from 0 to 1, instead of {space.dtype} from "
+            f"{space.low.min()} to {space.high.max()}.",
+            stacklevel=2,
+        )
+    return _vector(space)
 
 
-def _image(space: Box) -> tuple[Box, Callable]:
-    if len(space.shape) == 3:
-        if space.shape[0] <= 4 < min(space.shape[1:]):
-            warnings.warn(
-                f"An image of the shape {space.shape} is taken for {space.shape[0]} rows of "
-                f"{space.shape[1]} pixels: images are [H, W, C]. If its channels come first, wrap "
-                "the environment so that they come last.",
-                stacklevel=2,
-            )
-        return Box(0, 255, space.shape, np.uint8), np.asarray
-    return Box(0, 255, (*space.shape, 1), np.uint8), lambda value: np.asarray(value)[..., None]
+def _image_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the axes (height, width, *channels) of an image; () for other shapes.
+
+    Images are [H, W], [H, W, C] or [C, H, W]; stacks of N images have an axis more in front. The
+    channels are the axis of fewer entries than ``MIN_SIDE``, which height and width have at least.
+    """
+    orders = {2: [(0, 1)], 3: [(0, 1, 2), (1, 2, 0)], 4: [(1, 2, 0, 3), (2, 3, 0, 1)]}
+    for axes in orders.get(len(shape), []):
+        sides, channels = [shape[i] for i in axes[:2]], [shape[i] for i in axes[2:]]
+        if min(sides) >= MIN_SIDE and all(0 < count < MIN_SIDE for count in channels):
+            return axes
+    return ()
+
+
+def _image(shape: tuple[int, ...], axes: tuple[int, ...], to_bytes: Callable):
+    """Convert to [H, W, C]; the channels of stacked images follow one another."""
+    height, width = shape[axes[0]], shape[axes[1]]
+    target = (height, width, int(np.prod(shape)) // (height * width))
+
+    def convert(value):
+        value = np.asarray(value)
+        if value.shape != shape:  # CheckSpaces names the wrong shape
+            return value
+        return to_bytes(value).transpose(axes).reshape(target)
+
+    return Box(0, 255, target, np.uint8), convert
+
+
+def _to_bytes(value: np.ndarray, largest: float) -> np.ndarray:
+    if not (value.min() >= 0 and value.max() <= largest):  # NaN fails, too
+        raise ValueError(f"{value.min()} to {value.max()}, where the space has 0 to {largest:g}")
+    return np.round(value * (255 / largest)).astype(np.uint8)
 
 
 def _vector(space: Box | MultiBinary) -> tuple[Box, Callable]:

@@ -179,14 +179,42 @@ def test_a_broken_observation_is_named_with_what_was_expected(space, value, mess
         env.reset()
 
 
-def test_an_image_with_its_channels_first_is_doubted():
-    env = Scripted(Box(0, 255, (4, 84, 84), np.uint8))
-    with pytest.warns(UserWarning, match=r"taken for 4 rows of 84 pixels: images are \[H, W, C\]"):
-        convert.DictObs(env)
+RGB = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+STACK = np.stack([RGB, RGB // 2, RGB // 3, RGB // 4])
 
 
-def test_an_image_of_floats_is_doubted():
-    """It is read as a vector, which nobody wants of 21,168 pixels."""
-    env = Scripted(Box(0, 255, (84, 84, 3), np.float32))
-    with pytest.warns(UserWarning, match="a vector of 21,168 numbers, since it is float32: images"):
-        assert convert.DictObs(env).observation_space["observation"].shape == (21168,)
+@pytest.mark.parametrize(
+    ("space", "value", "expected"),
+    [
+        (Box(0, 255, (4, 20, 24, 3), np.uint8), STACK, np.concatenate(STACK, axis=2)),
+        (Box(0, 255, (1, 20, 24, 3), np.uint8), RGB[None], RGB),
+        (Box(0, 255, (4, 3, 20, 24), np.uint8), np.moveaxis(STACK, 3, 1), np.concatenate(STACK, 2)),
+        (Box(0, 255, (3, 20, 24), np.uint8), np.moveaxis(RGB, 2, 0), RGB),
+        (Box(0, 1, (3, 20, 24), np.float32), np.moveaxis(RGB / 255, 2, 0), RGB),
+        (Box(0, 1, (20, 24), np.float64), RGB[..., 0] / 255, RGB[..., :1]),
+        (Box(0, 1, (20, 24, 3), np.float32), RGB / 255, RGB),
+        (Box(0, 255, (20, 24, 3), np.float32), RGB, RGB),
+        (Box(0, 255, (20, 24, 3), np.int64), RGB, RGB),
+    ],
+)
+def test_images_of_other_layouts_and_types_become_images(space, value, expected, recwarn):
+    env = gym.wrap(Observes(space, value), env_config(render_size=(20, 24)))
+    image = env.reset()[0]["image"]
+    assert image.dtype == np.uint8 and np.array_equal(image, expected)
+    assert env.observation_space["image"].shape == expected.shape and not recwarn.list
+
+
+@pytest.mark.parametrize("value", [np.full((20, 24, 3), np.nan), np.full((20, 24, 3), 200.0)])
+def test_an_image_outside_of_its_range_is_refused(value):
+    env = gym.wrap(Observes(Box(0, 1, (20, 24, 3)), value), env_config())
+    with pytest.raises(UserError, match="'image' .* does not fit .*, where the space has 0 to 1"):
+        env.reset()
+
+
+@pytest.mark.parametrize(
+    "space", [Box(-1, 1, (84, 84, 3)), Box(0, 2, (4, 84, 84, 3)), Box(-np.inf, np.inf, (84, 84))]
+)
+def test_numbers_of_another_range_in_the_shape_of_an_image_are_doubted(space):
+    size = np.prod(space.shape)
+    with pytest.warns(UserWarning, match=f"a vector of {size:,} numbers; if it is an image, wrap"):
+        assert convert.DictObs(Scripted(space)).observation_space["observation"].shape == (size,)
