@@ -1,7 +1,9 @@
 """Crafter (Hafner 2021, arXiv 2109.06780): ``crafter_reward`` and ``crafter_noreward``."""
 
 import collections
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import crafter
 import gymnasium
@@ -28,7 +30,51 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     if config.action_repeat != 1:
         raise UserError(f"Crafter runs with action_repeat 1, not {config.action_repeat}.")
     env = Crafter(tuple(config.render_size), name == "reward" or mode == "eval", seed)
-    return wrappers.standardize(env, config)
+    env = wrappers.standardize(env, config)
+    logdir = getattr(config, "logdir", "")
+    return StatsRecorder(env, Path(logdir).expanduser() / f"crafter_{mode}") if logdir else env
+
+
+class StatsRecorder(gymnasium.Wrapper):
+    """Append a line to ``directory``/stats.jsonl for every finished episode.
+
+    The lines are those of crafter.Recorder, from which the official score is computed: length,
+    reward (the true one), and the count of every achievement.
+
+    Raises (in step):
+      UserError: the file cannot be written.
+    """
+
+    def __init__(self, env: gymnasium.Env, directory: Path):
+        super().__init__(env)
+        self._path = directory / "stats.jsonl"
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        self._length, self._reward = 0, 0.0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._length += 1
+        self._reward += float(obs["log_reward"])
+        if terminated or truncated:
+            self._write(obs)
+        return obs, reward, terminated, truncated, info
+
+    def _write(self, obs: dict) -> None:
+        stats = {"length": self._length, "reward": round(self._reward, 1)}
+        for key, count in obs.items():
+            if key.startswith("log_achievement_"):
+                stats[key.removeprefix("log_")] = int(count)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:  # one write, since several environments append
+                file.write(json.dumps(stats) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"Could not write {self._path}: {error.strerror}. Make room or correct the "
+                "permissions, then run the same command."
+            ) from error
 
 
 class Crafter(gymnasium.Env):

@@ -1,5 +1,7 @@
 """Crafter: rewards, achievements, and the same worlds in every process."""
 
+import json
+
 import numpy as np
 import pytest
 from env_contract import EnvContract, env_config, need, play
@@ -9,6 +11,7 @@ from dreamerv2.common.errors import UserError
 
 pytestmark = need("crafter", "crafter")
 crafter = pytest.importorskip("crafter")
+recorder = pytest.importorskip("crafter.recorder")
 
 
 class TestCrafter(EnvContract):
@@ -65,3 +68,32 @@ def test_crafter_refuses_other_names_and_action_repeat():
         make_env("crafter_rewrd", env_config())
     with pytest.raises(UserError, match="action_repeat 1, not 4"):
         make_env("crafter_reward", env_config(action_repeat=4))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_every_episode_leaves_a_line_of_crafters_own_statistics(tmp_path, mode):
+    config = env_config(logdir=str(tmp_path), time_limit=30)
+    env = make_env("crafter_noreward", config, mode)
+    official = recorder.StatsRecorder(crafter.Env(seed=0, length=30), tmp_path / "official")
+    env.reset(seed=0), official.reset()
+    for step in range(60):
+        action = step % 17
+        env.step(np.eye(17, dtype=np.float32)[action])
+        if official.step(action)[2]:
+            env.reset(), official.reset()
+    lines = (tmp_path / f"crafter_{mode}" / "stats.jsonl").read_text().splitlines()
+    ours, theirs = map(json.loads, (lines[0], read_official(tmp_path)[0]))
+    assert len(lines) == 2 and ours == theirs and list(ours) == list(theirs)
+    assert sum("achievement" in key for key in ours) == 22 and ours["reward"] != 0
+
+
+def read_official(folder):
+    return (folder / "official" / "stats.jsonl").read_text().splitlines()
+
+
+def test_statistics_that_cannot_be_written_are_reported_in_a_sentence(tmp_path):
+    (tmp_path / "crafter_train").write_text("a file where a folder must be")
+    env = make_env("crafter_reward", env_config(logdir=str(tmp_path), time_limit=1))
+    env.reset()
+    with pytest.raises(UserError, match="Could not write .*stats.jsonl: .*exists"):
+        env.step(np.eye(17, dtype=np.float32)[0])
