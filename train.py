@@ -21,7 +21,7 @@ from dreamerv2 import rules, saved
 from dreamerv2.common import envs, seeding
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter, spaces
+from dreamerv2.common.envs import adapter, rendering, spaces
 from dreamerv2.common.errors import NothingToSample, UserError
 from dreamerv2.common.logger.logger import (
     EpisodeLog,
@@ -294,6 +294,7 @@ def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
 
 def make_agent(*args: Any) -> Any:
     """Make the real agent, see agent.Agent, and say what it computes on."""
+    rendering.keep_apart()
     with importing_tensorflow():  # it takes seconds; --help need not wait for it
         from dreamerv2.agent import Agent
         from dreamerv2.common.nn.tfutils import set_up_devices

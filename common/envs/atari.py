@@ -4,6 +4,7 @@ The evaluation protocol is that of Machado et al. 2018 (arXiv 1709.06009): stick
 probability 0.25, no end of episode when a life is lost. Up to 30 no-ops start each episode.
 """
 
+import re
 from collections.abc import Mapping
 
 import ale_py
@@ -34,12 +35,24 @@ def find_game(name: str) -> str:
     Raises:
       UserError: no ROM has that name; the nearest one is named.
     """
-    games = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
+    games = _games()
     rom = games.get(name.replace("_", "").lower())
     if rom is None:
+        meant = game_of_id(name)
         known = [*games.values(), "james_bond"]
-        raise UserError(f"Atari has no game '{name}'.{nearest(name.lower(), known)}")
+        hint = f" Did you mean 'atari_{meant}'?" if meant else nearest(name.lower(), known)
+        raise UserError(f"Atari has no game '{name}'.{hint}")
     return rom
+
+
+def game_of_id(name: str) -> str | None:
+    """Return the ROM of an id such as 'ALE/Pong-v5' or 'PongNoFrameskip-v4', or None."""
+    match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:-ram)?(?:NoFrameskip|Deterministic)?(?:-v\d+)?", name)
+    return _games().get(match[1].replace("_", "").lower()) if match else None
+
+
+def _games() -> dict[str, str]:
+    return {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
 
 
 class Atari(gymnasium.Env):

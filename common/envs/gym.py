@@ -4,16 +4,17 @@ import contextlib
 import importlib.util
 import inspect
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from dreamerv2.common.envs import convert, rendering, wrappers
-from dreamerv2.common.envs.vector import worker
 from dreamerv2.common.errors import UserError, nearest
 
 _log = logging.getLogger(__name__)
@@ -29,14 +30,15 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     Raises:
       UserError: neither gymnasium nor an installed old gym knows the id, or it cannot be made.
     """
+    rendering.prepare_rendering()
     env = _registered(name)
     modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ()
     if getattr(config, "mode", "train") == "eval" and "rgb_array" in modes:
-        rendering = _rendering(name)
-        if rendering is not None:
+        filmed = _rendering(name)
+        if filmed is not None:
             with contextlib.suppress(Exception):  # some can be closed only after a reset
                 env.close()
-            env = rendering
+            env = filmed
     return _prepare(env, config)
 
 
@@ -48,7 +50,7 @@ def wrap(env: Any, config: Mapping) -> gymnasium.Env:
       config: reads render_size, action_repeat, time_limit.
 
     Raises:
-      UserError: its spaces are not supported, or it is no environment.
+      UserError: its spaces are not supported, it is no environment, or it needs a display.
     """
     missing = [
         name
@@ -57,14 +59,18 @@ def wrap(env: Any, config: Mapping) -> gymnasium.Env:
     ]
     if missing:
         raise UserError(f"{env!r} is no environment, because it has no {' and no '.join(missing)}.")
+    opens_window = getattr(env, "render_mode", None) == "human"
+    if opens_window and hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
+        rendering.check_display()
+    rendering.prepare_rendering()
     return _prepare(env, config)
 
 
 class AnyGym(gymnasium.Env):
     """A gymnasium environment around one whose API may be that of gym 0.9 to 0.26 or gymnasium.
 
-    Old environments that are cut off by a time limit say so in ``info["TimeLimit.truncated"]``;
-    they are then truncated and not terminated.
+    An old environment's episode that is done is truncated, not terminated, if the step's info has
+    a true ``TimeLimit.truncated`` or a false ``is_terminal``.
 
     Raises:
       UserError: a space, or the result of reset or step, has no known form.
@@ -104,8 +110,8 @@ class AnyGym(gymnasium.Env):
             )
         obs, reward, done, info = result
         info = info or {}
-        truncated = bool(done and info.get("TimeLimit.truncated", False))
-        return obs, reward, bool(done) and not truncated, truncated, info
+        terminal = info.get("is_terminal", not info.get("TimeLimit.truncated", False))
+        return obs, reward, bool(done and terminal), bool(done and not terminal), info
 
     def render(self):
         """The environment's own frame: gym before 0.26 takes the mode as an argument."""
@@ -191,6 +197,9 @@ def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
 def _registered(name: str) -> Any:
     if not re.fullmatch(r"([^:.][^:]*:)?[^:]+", name):
         raise UserError(f"'gym_{name}' is no task; write gym_NAME-v0 or gym_MODULE:NAME-v0.")
+    module = name.partition(":")[0].partition(".")[0] if ":" in name else None
+    if module and importlib.util.find_spec(module) is None and _CurrentFolder not in sys.meta_path:
+        sys.meta_path.append(_CurrentFolder)
     try:
         # CheckSpaces takes the place of gymnasium's own checker, which is slow.
         return gymnasium.make(name, disable_env_checker=True)
@@ -198,24 +207,50 @@ def _registered(name: str) -> Any:
         old = _old_gym(name)
         if old is not None:
             return old
+        hint = nearest(name, gymnasium.registry)
+        task = _task_of_suite(name)
+        hint = f" Did you mean '{task}'?" if task else hint
         raise UserError(
-            f"gymnasium knows no environment '{name}'.{nearest(name, gymnasium.registry)} Of one "
-            "that a package registers, name the module: gym_MODULE:NAME."
+            f"gymnasium knows no environment '{name}'.{hint} If a package registers it, name the "
+            "module: gym_MODULE:NAME."
         ) from error
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"gymnasium cannot make '{name}': {error}") from error
 
 
+def _task_of_suite(name: str) -> str | None:
+    """Return the task of another suite that an id means, or None: 'Pong-v4' -> 'atari_pong'."""
+    base = re.sub(r"-v\d+$", "", name)
+    if base.startswith("MiniGrid-"):
+        return f"minigrid_{base.removeprefix('MiniGrid-')}"
+    if base.startswith("BabyAI-"):
+        return f"minigrid_{name}"
+    if base in ("CrafterReward", "CrafterNoReward"):
+        return f"crafter_{base.removeprefix('Crafter').lower()}"
+    if base.startswith("dm_control/"):
+        return f"dmc_{base.removeprefix('dm_control/').replace('-', '_')}"
+    from dreamerv2.common.envs import atari  # imports the emulator, only for this hint
+
+    game = atari.game_of_id(name)
+    return f"atari_{game}" if game else None
+
+
+class _CurrentFolder:
+    """Finds modules in the current folder, where a console command does not look otherwise."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None):
+        return PathFinder.find_spec(name, [os.getcwd()]) if path is None else None
+
+
 def _rendering(name: str) -> gymnasium.Env | None:
-    """The environment with rendered images, or None if it has none to show on this machine."""
+    """Make an environment that renders images; None if it has none to show on this machine."""
     env = None
     try:
         env = gymnasium.make(name, disable_env_checker=True, render_mode="rgb_array")
-        # MuJoCo needs a backend that works here. Importing it may have loaded OSMesa by now, which
-        # is too late for rendering.keep_apart, so only a worker, without TensorFlow, may use it.
         simulated = any(hasattr(env.unwrapped, part) for part in ("mujoco_renderer", "model"))
-        mujoco = simulated and "mujoco" in sys.modules
-        if not mujoco or (worker.serving and rendering.choose_backend()):
+        mujoco = simulated and "mujoco" in sys.modules  # which needs a backend that works here
+        if not mujoco or rendering.choose_backend():
             env.reset()
             frame = np.asarray(env.render())
             if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:

@@ -18,7 +18,6 @@ import cloudpickle
 import gymnasium
 
 DUMP_SIGNAL = signal.SIGUSR1  # makes a hung worker write its stack
-serving = False  # whether this process is such a worker
 
 
 class WorkerTraceback(Exception):
@@ -114,8 +113,6 @@ def _end_with(parent: int) -> None:
 
 def main() -> None:
     """Serve the pipe given on the command line."""
-    global serving
-    serving = True
     pipe, dump = (int(descriptor) for descriptor in sys.argv[1:3])
     faulthandler.enable(dump)  # names the place of a crash in compiled code, too
     faulthandler.register(DUMP_SIGNAL, dump)

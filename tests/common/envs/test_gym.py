@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -39,14 +43,53 @@ def test_action_repeat_and_time_limit_of_the_config_apply():
     assert env.unwrapped is not None
 
 
-def test_a_name_of_another_package_says_how_to_name_that():
-    with pytest.raises(UserError, match="name the module: gym_MODULE:NAME"):
-        gym.make("NoSuch/Game-v5", env_config())
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoSuch/Game-v5", "name the module: gym_MODULE:NAME"),
+        ("CartPol-v1", "Did you mean 'CartPole-v1'"),
+        ("Pong-v4", "Did you mean 'atari_pong'"),
+        ("ALE/Pong-v5", "Did you mean 'atari_pong'"),
+        ("SpaceInvadersNoFrameskip-v4", "Did you mean 'atari_space_invaders'"),
+        ("Pong-ramDeterministic-v4", "Did you mean 'atari_pong'"),
+        ("MiniGrid-DoorKey-6x6-v0", "Did you mean 'minigrid_DoorKey-6x6'"),
+        ("BabyAI-GoToObj-v0", "Did you mean 'minigrid_BabyAI-GoToObj-v0'"),
+        ("CrafterReward-v1", "Did you mean 'crafter_reward'"),
+        ("dm_control/walker-walk-v0", "Did you mean 'dmc_walker_walk'"),
+    ],
+)
+def test_an_unknown_id_is_refused_and_the_nearest_task_named(name, message, monkeypatch):
+    foreign = ("ALE/", "MiniGrid-", "BabyAI-", "Crafter")  # as if no suite had registered them
+    known = {k: v for k, v in gymnasium.registry.items() if not k.startswith(foreign)}
+    known = {k: v for k, v in known.items() if "Pong" not in k and "Invaders" not in k}
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", known)
+    with pytest.raises(UserError, match=message):
+        gym.make(name, env_config())
 
 
-def test_unknown_names_say_the_nearest():
-    with pytest.raises(UserError, match="Did you mean 'CartPole-v1'"):
-        make_env("gym_CartPol-v1", env_config())
+def test_a_module_of_the_current_folder_is_found_from_the_console_command(tmp_path):
+    module = "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+    (tmp_path / "own_module.py").write_text(module + "gymnasium.register('Own-v0', CartPoleEnv)\n")
+    script = tmp_path / "bin" / "command.py"  # Python puts its folder in front of sys.path
+    script.parent.mkdir()
+    script.write_text(
+        "from dreamerv2.common.envs import make_vector_env\n"
+        "import types\n"
+        "config = types.SimpleNamespace(action_repeat=1, time_limit=0, render_size=(64, 64))\n"
+        "for parallel in ('none', 'process'):\n"
+        "    args = config, 1, parallel, 'train', [0]\n"
+        "    envs = make_vector_env('gym_own_module:Own-v0', *args)\n"
+        "    print(envs.reset()[0]['observation'].shape)\n"
+        "    envs.close()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == "(1, 4)\n(1, 4)\n", ran.stderr
 
 
 def test_a_missing_dependency_is_said_in_a_sentence():

@@ -61,6 +61,24 @@ def test_old_gym_with_four_entries(cut_off):
 
 
 @pytest.mark.parametrize(
+    ("info", "flags"),
+    [
+        ({"is_terminal": False}, (False, True)),
+        ({"is_terminal": True}, (True, False)),
+        ({"is_terminal": True, "TimeLimit.truncated": True}, (True, False)),
+        ({"is_terminal": np.False_}, (False, True)),
+    ],
+)
+def test_an_old_info_says_whether_the_end_is_terminal(info, flags):
+    class Informed(OldGym):
+        def step(self, action):
+            return *super().step(action)[:3], info
+
+    rows = play(gym.wrap(Informed(False), env_config()), 3)
+    assert [row[2:] for row in rows[:4]] == [(False, False)] * 3 + [flags]
+
+
+@pytest.mark.parametrize(
     ("frame", "mode"), [(np.zeros((4, 4, 3), np.uint8), "rgb_array"), (None, None)]
 )
 def test_old_gym_that_says_it_renders_is_tried(frame, mode):
