@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from dreamerv2.common.envs.spaces import OneHotSpace
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import NotFinite, UserError
 
 MIN_SIDE = 16  # pixels; an axis with fewer entries holds channels or no image at all
 
@@ -105,7 +105,7 @@ def _convert(name: str, space: gymnasium.Space) -> tuple[Box, Callable]:
     if axes and (space.low == 0).all() and (space.high == space.high.flat[0]).all():
         largest = float(space.high.flat[0])
         if largest == 255 or (largest == 1 and space.dtype.kind == "f"):
-            return _image(space.shape, axes, functools.partial(_to_bytes, largest=largest))
+            return _image(space.shape, axes, functools.partial(_to_bytes, name or "image", largest))
     if axes:
         warnings.warn(
             f"The observation '{name or 'observation'}' of the shape {space.shape} is read as a "
@@ -145,8 +145,11 @@ def _image(shape: tuple[int, ...], axes: tuple[int, ...], to_bytes: Callable):
     return Box(0, 255, target, np.uint8), convert
 
 
-def _to_bytes(value: np.ndarray, largest: float) -> np.ndarray:
-    if not (value.min() >= 0 and value.max() <= largest):  # NaN fails, too
+def _to_bytes(name: str, largest: float, value: np.ndarray) -> np.ndarray:
+    if not np.isfinite(value).all():
+        message = f"The environment's observation '{name}' contains NaN or Inf."
+        raise NotFinite(message, {name: value})
+    if value.min() < 0 or value.max() > largest:
         raise ValueError(f"{value.min()} to {value.max()}, where the space has 0 to {largest:g}")
     return np.round(value * (255 / largest)).astype(np.uint8)
 

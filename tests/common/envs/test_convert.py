@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from dreamerv2.common.envs import convert, gym
 from dreamerv2.common.envs.spaces import OneHotSpace
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import NotFinite, UserError
 
 
 def test_one_hot_actions_become_indices_from_the_start_of_the_space():
@@ -204,10 +204,16 @@ def test_images_of_other_layouts_and_types_become_images(space, value, expected,
     assert env.observation_space["image"].shape == expected.shape and not recwarn.list
 
 
-@pytest.mark.parametrize("value", [np.full((20, 24, 3), np.nan), np.full((20, 24, 3), 200.0)])
-def test_an_image_outside_of_its_range_is_refused(value):
-    env = gym.wrap(Observes(Box(0, 1, (20, 24, 3)), value), env_config())
-    with pytest.raises(UserError, match="'image' .* does not fit .*, where the space has 0 to 1"):
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (200.0, UserError, "'image' .* does not fit .*, where the space has 0 to 1"),
+        (np.nan, NotFinite, "'image' contains NaN or Inf"),
+    ],
+)
+def test_an_image_outside_of_its_range_is_refused(value, kind, message):
+    env = gym.wrap(Observes(Box(0, 1, (20, 24, 3)), np.full((20, 24, 3), value)), env_config())
+    with pytest.raises(kind, match=message):
         env.reset()
 
 
