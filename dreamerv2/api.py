@@ -25,7 +25,7 @@ from dreamerv2 import train as trainer
 from dreamerv2.common import envs
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter, gym
+from dreamerv2.common.envs import adapter, gym, rendering
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError, end_scripts_plainly
 from dreamerv2.common.logger.logger import Output
@@ -35,6 +35,7 @@ __all__ = ["Policy", "UserError", "configs", "defaults", "load", "train"]
 configs: dict[str, dict] = paths.load_configs()  # name -> what it changes
 defaults: Config = Config(configs.pop("defaults"))
 end_scripts_plainly()
+rendering.prepare_rendering()  # in a script that has imported TensorFlow before
 
 
 def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None = None) -> None:

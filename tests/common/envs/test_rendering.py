@@ -109,6 +109,7 @@ def show(env):
     print(image.std() > 0, hashlib.md5(image.tobytes()).hexdigest(), flush=True)
 
 jobs = {"compute": compute, "render": render, "own": own, "keep_apart": rendering.keep_apart}
+jobs["api"] = lambda: __import__("dreamerv2.api")
 for job in sys.argv[1:]:
     jobs[job]()
 """
@@ -126,8 +127,11 @@ def in_one_process(backend, *jobs):
     )
 
 
-# The agent's maker calls keep_apart before it imports TensorFlow.
-ORDERS = [["compute", "own", "render", "compute"], ["render", "own", "keep_apart", "compute"]]
+# train.make_agent calls keep_apart before it imports TensorFlow, dreamerv2.api afterwards.
+ORDERS = [
+    ["compute", "api", "own", "render", "compute"],
+    ["render", "own", "keep_apart", "compute"],
+]
 
 
 @pytest.mark.parametrize("backend", ["egl", pytest.param("osmesa", marks=pytest.mark.slow)])
