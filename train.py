@@ -20,6 +20,7 @@ from dreamerv2 import rundir, validation
 from dreamerv2.common import envs
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
+from dreamerv2.common.envs import rendering
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.logger.logger import Output
 from dreamerv2.common.run.lock import RunLock
@@ -108,6 +109,7 @@ def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
 
 def make_agent(*args: Any) -> Any:
     """Make an agent.Agent and print its device and precision."""
+    rendering.keep_apart()
     from dreamerv2.agent import Agent  # takes seconds: --help need not wait for TensorFlow
     from dreamerv2.common.nn.device import set_up_devices
 

@@ -65,7 +65,7 @@ def single(task: str, config) -> Callable[[int], None]:
 
 def vector(task: str, config, count: int = 1, parallel: str = "none") -> Callable[[int], None]:
     """The same in each environment of a vector."""
-    vector_env = envs.make_vector_env(task, config, count, parallel)
+    vector_env = envs.make_vector_env(task, config, count, parallel, "train", range(count))
     space = vector_env.single_action_space
     space.seed(0)
     choices = [np.stack([space.sample() for _ in range(count)]) for _ in range(256)]
@@ -87,7 +87,7 @@ def bare(task: str, config) -> Callable[[int], None]:
     from ale_py import roms
 
     from dreamerv2.common.envs.atari import find_game
-    from dreamerv2.common.envs.resize import AreaResize
+    from dreamerv2.common.envs.wrappers import AreaResize
 
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.25)

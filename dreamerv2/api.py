@@ -26,8 +26,7 @@ from dreamerv2 import train as trainer
 from dreamerv2.common import envs
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
-from dreamerv2.common.envs import gym, wrappers
+from dreamerv2.common.envs import adapter, gym, rendering
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError, end_scripts_plainly
 from dreamerv2.common.logger.logger import Output
@@ -37,6 +36,7 @@ __all__ = ["Policy", "UserError", "configs", "defaults", "load", "train"]
 configs: dict[str, dict] = paths.load_configs()  # name -> what it changes
 defaults: Config = Config(configs.pop("defaults"))
 end_scripts_plainly()
+rendering.prepare_rendering()  # in a script that has imported TensorFlow before
 
 
 def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None = None) -> None:
@@ -86,7 +86,7 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
     where = defaults.update({"logdir": str(run), "mode": "eval"})
     config = rundir.base_config(where, {"defaults": defaults})
     weights = rundir.read_weights(config)
-    replica = spacefile.Replica(*(_spaces(env) if env else spacefile.load(run)), config)
+    replica = adapter.SpaceAdapter(*(_spaces(env) if env else adapter.load(run)), config)
     agent = trainer.make_agent(config, *describe(replica.observation_space, replica.action_space))
     rundir.load_weights(agent, weights)
     return Policy(agent, replica, config)
@@ -101,7 +101,7 @@ class Policy:
     Attributes: `config`, of the run.
     """
 
-    def __init__(self, agent: Any, replica: spacefile.Replica, config: Config):
+    def __init__(self, agent: Any, replica: adapter.SpaceAdapter, config: Config):
         self.config = config
         self._agent, self._replica = agent, replica
         self.reset()
@@ -131,12 +131,11 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
     if config.envs_parallel == "process":
         _check_travels(make)
 
-    def construct(seed: int) -> gymnasium.Env:
+    def construct() -> gymnasium.Env:
         return gym.wrap(make(), config)
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
-        one = lambda seed: lambda: wrappers.wrap(construct, config, seed)  # noqa: E731
-        return envs.vectorize([one(seed) for seed in seeds], config.envs_parallel, config)
+        return envs.vectorize([construct] * count, config.envs_parallel, config, seeds)
 
     return make_envs
 
@@ -163,8 +162,8 @@ def _from_object(env: Any, config: Config) -> Callable:
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
         if not vector:  # training and evaluation share the only environment there is
-            wrapped = gym.wrap(_LeftOpen(env), config, seeds[0])
-            vector.append(envs.vectorize([lambda: wrapped]))
+            wrapped = gym.wrap(_LeftOpen(env), config)
+            vector.append(envs.vectorize([lambda: wrapped], seeds=seeds))
         return vector[0]
 
     return make_envs

@@ -23,7 +23,7 @@ import tensorflow as tf
 from dreamerv2 import rundir
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
+from dreamerv2.common.envs import adapter
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn.dists import fold
@@ -46,7 +46,7 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
         UserError: no checkpoint, one of another architecture, no episode, or no image to show.
     """
     weights, run = rundir.read_weights(config), rundir.find_run(config)
-    replica = spacefile.Replica(*spacefile.load(run), config)
+    replica = adapter.SpaceAdapter(*adapter.load(run), config)
     agent = make_agent(config, *describe(replica.observation_space, replica.action_space))
     rundir.load_weights(agent, weights)
     if not agent.world_model.heads["decoder"].images:

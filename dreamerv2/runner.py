@@ -12,8 +12,7 @@ import numpy as np
 
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
-from dreamerv2.common.envs import spaces
+from dreamerv2.common.envs import adapter, spaces
 from dreamerv2.common.errors import NotFinite, NothingToSample, UserError, cannot_write
 from dreamerv2.common.logger.episodes import EpisodeLog, counts
 from dreamerv2.common.logger.jsonl import JSONLOutput
@@ -192,7 +191,7 @@ class Runner:
         self._loaded = None  # frees arrays as large as the agent
         self._resumed = True
         save_config(self._config)  # only after the checkpoint was found to fit it
-        spacefile.save(self._logdir, self._train_envs)
+        adapter.save(self._logdir, self._train_envs)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[None]:
