@@ -28,7 +28,7 @@ def metrics(logdir: Path) -> set[str]:
 
 def test_minigrid(tmp_path):
     pytest.importorskip("minigrid", reason="the extra minigrid is not installed")
-    printed = run_example("minigrid.py", tmp_path / "run", *FLAGS)
+    printed = run_example("minigrid_task.py", tmp_path / "run", *FLAGS)
     assert "Done: 60 agent steps" in printed
     names = metrics(tmp_path / "run")
     missing = {"train_return", "eval_return", "model_loss", "actor_loss"} - names
