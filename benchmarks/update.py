@@ -15,7 +15,7 @@ from dreamerv2.common.nn import device
 
 
 def update(bench: Bench) -> Iterator[Row]:
-    """`Agent.train` in each precision, with a batch that was copied ahead as in the loop."""
+    """Measure `Agent.train` in each precision, with a batch copied ahead as in the loop."""
     for precision in bench.precisions:
         agent = bench.agent(precision)
         batch, state = agent.place(bench.task.batch(bench.config)), None
@@ -36,7 +36,7 @@ def update(bench: Bench) -> Iterator[Row]:
 
 
 def policy(bench: Bench) -> Iterator[Row]:
-    """`Agent.policy` from observations in NumPy to actions in NumPy."""
+    """Measure `Agent.policy` from observations in NumPy to actions in NumPy."""
     agent = bench.agent(bench.precisions[0])
     for count in (1, 8):
         obs = bench.task.rows(count)
@@ -55,7 +55,7 @@ def policy(bench: Bench) -> Iterator[Row]:
 
 
 def export(bench: Bench, path: Path) -> None:
-    """Write the update as a GPU would compute it, as StableHLO text for XLA on another machine.
+    """Write the update for a GPU as StableHLO text, for XLA on another machine.
 
     The module's arguments are batch, carried state, seed and step, then every variable.
     """
