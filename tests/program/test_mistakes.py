@@ -31,7 +31,7 @@ def test_integer_observation_keys_are_named():
     env = Plain()
     env.observation_space = gymnasium.spaces.Dict({0: BOX, 1: BOX})
     with pytest.raises(UserError, match="The observation key 0 is not text: .* such as '0'"):
-        spaces.DictObs(env)
+        convert.DictObs(env)
 
 
 def test_a_function_that_cannot_be_sent_to_a_worker_is_refused(tmp_path):
