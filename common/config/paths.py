@@ -28,16 +28,8 @@ def package_root() -> Path:
     return Path(__file__).absolute().parents[2]
 
 
-def configs_path() -> Path:
-    """Return the path of configs.yaml."""
-    return package_root() / "configs.yaml"
-
-
 def load_configs() -> dict[str, Mapping]:
-    """Read configs.yaml: name -> changes as a nested dict; `defaults` is a Config.
-
-    Raises:
-        UserError: the file cannot be read or is broken YAML.
-    """
-    configs = read_yaml(configs_path())
-    return {**configs, "defaults": Config.define(configs["defaults"], KINDS, configs_path())}
+    """Read configs.yaml: name -> changes as a nested dict; `defaults` is a Config."""
+    path = package_root() / "configs.yaml"
+    configs = read_yaml(path)
+    return {**configs, "defaults": Config(configs["defaults"], KINDS, path)}
