@@ -1,7 +1,9 @@
 """The project's own source, read for the tests of its layout and its conventions."""
 
 import ast
+import re
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -29,13 +31,16 @@ def python_files() -> list[Path]:
 
 def production_files() -> list[Path]:
     """Return the Python files that are installed: train.py, plot.py, common/ and dreamerv2/."""
-    tops = {"train.py", "plot.py", "common", "dreamerv2"}
-    return [path for path in python_files() if path.relative_to(ROOT).parts[0] in tops]
+    return _below("train.py", "plot.py", "common", "dreamerv2")
 
 
 def files_of_tests() -> list[Path]:
     """Return the Python files under tests/."""
-    return [path for path in python_files() if path.relative_to(ROOT).parts[0] == "tests"]
+    return _below("tests")
+
+
+def _below(*tops: str) -> list[Path]:
+    return [path for path in python_files() if path.relative_to(ROOT).parts[0] in tops]
 
 
 def count_lines(files: list[Path]) -> int:
@@ -80,6 +85,18 @@ def imports(path: Path) -> set[str]:
 def project_imports(path: Path) -> set[str]:
     """Return the modules of this project that a file imports, itself and the root left out."""
     return imports(path) & set(modules()) - {module_name(path), "dreamerv2"}
+
+
+def lines_with(pattern: re.Pattern, files: Iterable[Path]) -> list[str]:
+    """Return file:line of every line of a text file in which a pattern occurs."""
+    binary = {".png", ".gif", ".npz", ".pdf"}
+    return [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        if path.suffix not in binary
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if pattern.search(line)
+    ]
 
 
 def offences(files: list[Path], is_bad) -> list[str]:
