@@ -158,7 +158,7 @@ def compare(
 ) -> None:
     """Compute, write and draw the metrics across games, beside the published methods."""
     ours = scores.collect(runs, curves)
-    unknown = {item.task for item in (*runs, *curves)} - {*scores.load_scores().index}
+    unknown = {item.task for item in (*runs, *curves)} - {*scores.load_scores()}
     if unknown:
         print(f"  note: no human score, so not in the aggregate: {', '.join(sorted(unknown))}")
     if endless := [c for c in curves if not np.isfinite(c.mid[-1])]:
@@ -170,12 +170,11 @@ def compare(
     names = [name for name in args.baselines if name not in scores.REFERENCES]
     theirs = [scores.published(name).on(tasks) for name in names]
     methods = [*ours, *theirs]
-    metrics, chances = scores.aggregate(methods), scores.improvements(ours, theirs)
-    curves = scores.profiles(methods)
-    scores.write_tables(args.outdir, metrics, chances, curves)
+    tables = scores.aggregate(methods), scores.improvements(ours, theirs), scores.profiles(methods)
+    scores.write_tables(args.outdir, *tables)
     lines = {m: {"color": color, "label": visible(m)} for m, color in colors.items()}
     lines |= {style["label"]: style for style in baseline_styles(args.baselines).values()}
-    save(draw_aggregate(metrics, chances, curves, lines), args, "aggregate")
+    save(draw_aggregate(*map(pd.DataFrame, tables), lines), args, "aggregate")
 
 
 # ---- Draw
@@ -240,7 +239,7 @@ def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bo
     spans = [(line.get_label(), line.get_xdata()) for line in ax.lines]
     drawn = {label for label, xs in spans if min(xs) <= right and max(xs) >= left}
     names = [name for name in styles if styles[name]["label"] not in drawn]
-    values = {name: table.loc[task, name] for name in names if task in table.index}
+    values = {name: table[task][name] for name in names if task in table}
     low, high = ax.get_ylim()
     reach = 0.0 if fixed else (high - low) / 2
     near = {name: y for name, y in values.items() if low - reach <= y <= high + reach}

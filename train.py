@@ -26,7 +26,7 @@ from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import interrupt_on_any_signal
 from dreamerv2.common.run.when import Every, parse_every
 from dreamerv2.common.stdio import survive_closed_terminal
-from dreamerv2.runner import Runner, describe, prepare
+from dreamerv2.runner import Runner, prepare
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CUSTOM = "custom_"  # prefix of the task's name of a library user's own environment
@@ -153,6 +153,26 @@ def run(
         prepare(config, ["action_repeat"] if own else ["action_repeat", "task"])
         print(config, describe(config), sep="\n", flush=True)
         return train(config, make_envs, make_agent, outputs)
+
+
+def describe(config: Config) -> str:
+    """Return the phases of the run and their units, one line each."""
+
+    def times(steps: float) -> str:
+        return f"{int(steps):,} agent steps = {int(steps) * config.action_repeat:,} frames"
+
+    lines = [
+        f"Prefill with random actions: {times(config.prefill)}.",
+        f"Pretraining: {config.pretrain} update(s).",
+        f"Training: {config.train_steps} update(s) per {times(config.train_every)}, "
+        f"on {config.dataset.batch} x {config.dataset.length} steps from the replay.",
+        f"Evaluation: {config.eval_eps} episode(s) every {times(config.eval_every)}.",
+        f"Metrics every {times(config.log_every)}.",
+        f"A checkpoint every {config.checkpoint_every}.",
+        f"The run ends after {times(config.steps)}."
+        + (" The prefill takes all of them." * (config.steps <= config.prefill)),
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,30 @@
 """The exceptions that are the user's to read: a sentence, never a traceback."""
 
 import difflib
+import struct
 import sys
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+# Raised by the readers of zip, .npy, JSON and YAML files where the content is malformed.
+PARSE_ERRORS = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+)
 
 
 class UserError(Exception):
@@ -12,6 +33,10 @@ class UserError(Exception):
     The message is one sentence that says what was wrong and what would be right. The command
     line prints it and exits with status 2; a library user catches it like any exception.
     """
+
+
+class DamagedFile(Exception):
+    """A file whose content is not as it was written; the message is the reason."""
 
 
 class NothingToSample(UserError):
@@ -27,6 +52,15 @@ class NotFinite(UserError):
 
     def __str__(self) -> str:
         return self.args[0]
+
+
+def cannot_write(
+    path: str | Path,
+    error: OSError,
+    advice: str = "Make room or permit writing there, then run the same command again.",
+) -> UserError:
+    """Return the error for a file or folder that the system refuses to write."""
+    return UserError(f"Could not write {path}: {error.strerror or error}. {advice}")
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

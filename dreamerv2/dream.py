@@ -27,9 +27,7 @@ from dreamerv2.common.envs import adapter as spacefile
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn.tfutils import fold, uniform
-from dreamerv2.common.video import encode as video
-from dreamerv2.common.video import overlay as draw
-from dreamerv2.common.video import writer as film
+from dreamerv2.common.video import encode, overlay, writer
 
 SEQUENCES, LENGTH, CONTEXT = 6, 50, 5
 FPS = 8  # slow enough to read the numbers
@@ -69,7 +67,7 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     stem /= f"dream_{rundir.frames(config, weights.step):012d}"
     paths = []
     for name, frames in videos.items():
-        paths += film.save(f"{stem}_{file_name(name)}", frames, FPS)
+        paths += writer.save(f"{stem}_{file_name(name)}", frames, FPS)
     print("Videos:", *paths, sep="\n  ", flush=True)
     return paths
 
@@ -123,7 +121,7 @@ def openloop_frames(frames: np.ndarray) -> np.ndarray:
         f"{ROWS}   step {t}: " + ("the model sees the truth" if t < seen else "open loop")
         for t in range(len(frames))
     ]
-    strips = [draw.caption(text, frames.shape[2]) for text in captions]
+    strips = [overlay.caption(text, frames.shape[2]) for text in captions]
     return np.stack([np.concatenate(pair) for pair in zip(strips, frames, strict=True)])
 
 
@@ -137,12 +135,12 @@ def imagined_frames(images: np.ndarray, believed: dict, clip: str) -> np.ndarray
     """
     images = _enlarged(images, images.shape[2])  # [T, N, H, W, 3]
     labels = {"reward": "reward" if clip == "identity" else f"{clip} reward"}
-    limits = {key: draw.span(believed[key]) for key in ("reward", "value", "discount")}
+    limits = {key: overlay.span(believed[key]) for key in ("reward", "value", "discount")}
 
     def column(t: int, n: int) -> np.ndarray:
         width = images.shape[3]
         curves = [
-            draw.curve(labels.get(key, key), believed[key][:, n], t, limits[key], width)
+            overlay.curve(labels.get(key, key), believed[key][:, n], t, limits[key], width)
             for key in limits
         ]
         stack = np.concatenate([images[t, n], *curves])
@@ -150,10 +148,10 @@ def imagined_frames(images: np.ndarray, believed: dict, clip: str) -> np.ndarray
 
     steps, count = images.shape[:2]
     rows = [np.concatenate([column(t, n) for n in range(count)], 1) for t in range(steps)]
-    titles = [draw.caption(f"imagined step {t}", rows[0].shape[1]) for t in range(steps)]
+    titles = [overlay.caption(f"imagined step {t}", rows[0].shape[1]) for t in range(steps)]
     return np.stack([np.concatenate(pair) for pair in zip(titles, rows, strict=True)])
 
 
 def _enlarged(images: np.ndarray, height: int) -> np.ndarray:
     """Images [..., C] as uint8 RGB, small ones enlarged so that writing fits below."""
-    return draw.enlarge(draw.rgb(video.to_uint8(images)), max(1, round(128 / height)))
+    return overlay.enlarge(overlay.rgb(encode.to_uint8(images)), max(1, round(128 / height)))

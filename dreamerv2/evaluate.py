@@ -20,14 +20,14 @@ from dreamerv2 import rundir
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs.spaces import describe
-from dreamerv2.common.errors import UserError
-from dreamerv2.common.logger.progress import Progress
+from dreamerv2.common.errors import UserError, cannot_write
+from dreamerv2.common.logger.terminal import EpisodeProgress
 from dreamerv2.common.results import scores
 from dreamerv2.common.results.formats import WHOLE_GAME
 from dreamerv2.common.run.driver import Driver
 from dreamerv2.common.run.signals import StopRequest
-from dreamerv2.common.video import overlay as draw
-from dreamerv2.common.video import writer as film
+from dreamerv2.common.video import overlay
+from dreamerv2.common.video.writer import Film
 
 FILMED = 3  # episodes
 
@@ -72,14 +72,13 @@ def evaluate(
         policy = functools.partial(agent.policy, step=weights.step, mode="eval")
         limit = config.time_limit
         results = Results(run, limit if limit * config.action_repeat < WHOLE_GAME else 0)
-        with StopRequest(envs) as stop, Progress("Evaluation", config.eval_eps, "episodes") as bar:
+        with StopRequest(envs) as stop, EpisodeProgress(config.eval_eps) as progress:
 
-            def finished(episode: dict[str, np.ndarray], index: int) -> None:
-                if index not in envs.abandoned:  # or a stop has cut it off
-                    results(episode)
-                    bar.update(1)
+            def score(row: dict[str, np.ndarray], index: int) -> None:
+                if index not in envs.abandoned:  # whose episode a stop has cut
+                    results(row, index)
 
-            driver = Driver(envs, on_step=[camera], on_episode=[finished])
+            driver = Driver(envs, on_step=[score, progress, camera])
             driver(policy, episodes=config.eval_eps, stop=stop)
     finally:
         camera.close()
@@ -99,12 +98,20 @@ class Results:
         self._run, self._limit = run, limit
         self._returns: list[float] = []
         self._lengths: list[int] = []
+        self._unfinished: dict[int, tuple[float, int]] = {}  # return and length by environment
 
-    def __call__(self, episode: dict[str, np.ndarray]) -> None:
-        """Take a finished episode, key -> [T+1, ...]."""
-        self._returns.append(float(episode["reward"].astype(np.float64).sum()))
-        self._lengths.append(len(episode["reward"]) - 1)
-        number, score, length = len(self._returns), self._returns[-1], self._lengths[-1]
+    def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
+        """Take a row of environment `index`, as the driver hands it on."""
+        score, length = (0.0, -1) if row["is_first"] else self._unfinished[index]
+        score, length = score + float(row["reward"]), length + 1
+        self._unfinished[index] = score, length
+        if row["is_last"]:
+            self._add(score, length)
+
+    def _add(self, score: float, length: int) -> None:
+        self._returns.append(score)
+        self._lengths.append(length)
+        number = len(self._returns)
         print(f"Episode {number}: return {score:g}, length {length:,}", flush=True)
         self._write({"episode": number, "eval_return": score, "eval_length": length})
 
@@ -133,7 +140,7 @@ class Results:
             with path.open("a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+            raise cannot_write(path, error) from error
 
 
 def summarize(returns: list[float]) -> dict[str, Any]:
@@ -159,11 +166,11 @@ def references(task: str, mean: float) -> dict[str, float]:
 
     normalized = (mean - random) / (human - random). Empty where scores/ knows neither.
     """
-    table, name = scores.load_scores(), scores.canonical(task)
-    if name not in table.index:
+    known = scores.references(task)
+    if not known:
         return {}
-    random, human = (float(table.loc[name, column]) for column in ("random", "human"))
-    return {"random": random, "human": human, "normalized": (mean - random) / (human - random)}
+    random, human = known["random"], known["human"]
+    return {**known, "normalized": (mean - random) / (human - random)}
 
 
 def report(run: Run, summary: dict[str, Any]) -> str:
@@ -199,7 +206,7 @@ class Camera:
         self._renders = inner is not None and inner.render_mode == "rgb_array"
         spaces = envs.single_observation_space.items()
         self._images = [key for key, space in spaces if len(space.shape) == 3]
-        self._film: film.Film | None = None
+        self._film: Film | None = None
         self._filmed = self._length = 0
         self._score = 0.0
         if not self._renders:
@@ -208,31 +215,51 @@ class Camera:
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
         """Take a row of any environment, as the driver hands it on."""
-        if index or not (self._renders or self._images):
-            return
+        if index == 0 and (self._renders or self._images):
+            self._try(self._take, row)
+
+    def close(self) -> None:
+        """Finish the video, also that of an episode which was broken off."""
+        self._try(self._finish)
+
+    def _try(self, function: Callable[..., None], *args: Any) -> None:
+        """Film; after an error go on without videos, as the scores do not need them."""
+        try:
+            function(*args)
+        except Exception as error:
+            if isinstance(error, UserError) and self._film is None:  # a folder of somebody else
+                raise
+            film, self._film, self._renders, self._images = self._film, None, False, []
+            if film:
+                film.discard()
+            reason = str(error) or type(error).__name__
+            print(f"There are no more videos: {reason.splitlines()[0]}", flush=True)
+
+    def _take(self, row: dict[str, np.ndarray]) -> None:
         if row["is_first"] and self._filmed < FILMED:
-            self.close()
+            self._finish()
             self._filmed += 1
             self._length, self._score = -1, 0.0
             name = f"eval_{self._run.step:012d}_{self._filmed}"
-            self._film = film.Film(self._run.logdir / "videos" / name)
+            self._film = Film(self._run.logdir / "videos" / name)
         if self._film is None:
             return
         self._length += 1
         self._score += float(row["reward"])
         picture = self._envs.render([0])[0] if self._renders else row[self._images[0]]
-        if picture is not None:  # as it is where the environment has failed, see Restart
-            self._film.add(self._frame(np.asarray(picture)))
+        if isinstance(picture, str):
+            raise ValueError(picture)
+        if picture is not None:  # None after a failure of the environment
+            self._film.add(self._frame(overlay.picture(picture)))
         if row["is_last"]:
-            self.close()
+            self._finish()
 
     def _frame(self, picture: np.ndarray) -> np.ndarray:
         text = f"score {self._score:g}   step {self._length}"
-        return np.concatenate([draw.rgb(picture), draw.caption(text, picture.shape[1])])
+        return np.concatenate([picture, overlay.caption(text, picture.shape[1])])
 
-    def close(self) -> None:
-        """Finish the video, also that of an episode which was broken off."""
-        film, self._film = self._film, None
-        paths = film.close() if film else []
+    def _finish(self) -> None:
+        paths = self._film.close() if self._film else []
+        self._film = None
         if paths:
             print(f"Video: {' and '.join(map(str, paths))}", flush=True)

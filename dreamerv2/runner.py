@@ -14,17 +14,12 @@ from dreamerv2.common import seeding
 from dreamerv2.common.config.config import OPEN_GROUPS, Config
 from dreamerv2.common.envs import adapter as spacefile
 from dreamerv2.common.envs import spaces
-from dreamerv2.common.errors import NotFinite, NothingToSample, UserError
-from dreamerv2.common.logger.logger import (
-    EpisodeLog,
-    JSONLOutput,
-    Logger,
-    Output,
-    TensorBoardOutput,
-    TerminalOutput,
-    counts,
-)
-from dreamerv2.common.logger.progress import Progress
+from dreamerv2.common.errors import NotFinite, NothingToSample, UserError, cannot_write
+from dreamerv2.common.logger.episodes import EpisodeLog, counts
+from dreamerv2.common.logger.jsonl import JSONLOutput
+from dreamerv2.common.logger.logger import Logger, Output
+from dreamerv2.common.logger.tensorboard import TensorBoardOutput
+from dreamerv2.common.logger.terminal import EpisodeProgress, Progress, TerminalOutput
 from dreamerv2.common.replay.replay import Replay
 from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.common.run.driver import Driver, RandomPolicy
@@ -56,6 +51,7 @@ class Runner:
         self._make_envs, self._make_agent, self._outputs = make_envs, make_agent, outputs
         self._schedulers: dict[str, Every | EverySeconds] = {}
         self._bar: Progress | None = None
+        self._eval_progress = EpisodeProgress(config.eval_eps)
         self._resumed = False
 
     def __enter__(self) -> "Runner":
@@ -105,8 +101,10 @@ class Runner:
             outputs = make_outputs(self._logdir, step.value * config.action_repeat)
         self._logger = Logger(step, outputs, config.action_repeat)
         opened.callback(self._logger.close)
-        self._train_log = EpisodeLog("train", config, self._logger, step)
-        self._eval_log = EpisodeLog("eval", config, self._logger, step)
+        keys = {name: config[f"log_keys_{name}"] for name in ("sum", "mean", "max", "video")}
+        arguments = self._logger, step, config.eval_every, keys
+        self._train_log = EpisodeLog("train", *arguments, lambda: counts(self._replay.stats))
+        self._eval_log = EpisodeLog("eval", *arguments)
         self.register("train_video", self._train_log.should_video)
         self.register("eval_video", self._eval_log.should_video)
 
@@ -122,8 +120,8 @@ class Runner:
         self._train_envs = open_envs("train", count)
         self._eval_envs = open_envs("eval", max(1, min(count, self._config.eval_eps)))
         # The replay comes first: the counter must never run ahead of the experience.
-        callbacks = [self._replay.add_step, self._count_step]
-        self.driver = Driver(self._train_envs, callbacks, [self._log_episode])
+        callbacks = [self._replay.add_step, self._count_step, self._train_log, self._show_step]
+        self.driver = Driver(self._train_envs, callbacks)
 
     def _make_learner(self) -> None:
         """Make the agent, which may refuse spaces and weights before any step is taken."""
@@ -148,15 +146,16 @@ class Runner:
     # --- callbacks of the driver ---
 
     def _count_step(self, row: dict[str, np.ndarray], index: int) -> None:
-        if not row["is_first"]:
-            self.step.increment()
-            if self._bar:
-                self._bar.update(self._config.action_repeat)
+        self.step.increment(not row["is_first"])
 
-    def _log_episode(self, episode: dict[str, np.ndarray], index: int) -> None:
-        self._train_log(episode, counts(self._replay.stats))
+    def _show_step(self, row: dict[str, np.ndarray], index: int) -> None:
         if self._bar:
+            self._bar.update(self._config.action_repeat * (not row["is_first"]))
             self._bar.show(**self._train_log.latest)
+
+    def _log_evaluation(self, row: dict[str, np.ndarray], index: int) -> None:
+        if not self.stop:  # which may have cut the episode
+            self._eval_log(row, index)
 
     # --- phases ---
 
@@ -206,15 +205,9 @@ class Runner:
                 self._logger.add(self.agent.report(next(self._report_data)), prefix="eval")
         policy = functools.partial(self.agent.policy, step=self.step.value, mode="eval")
         episodes = self._config.eval_eps
-        with Progress("Evaluation", episodes, "episodes") as bar:
-
-            def log_episode(episode: dict[str, np.ndarray], index: int) -> None:
-                if not self.stop:  # which may have cut the episode
-                    self._eval_log(episode)
-                    bar.update(1)
-
-            driver = Driver(self._eval_envs, [self._eval_replay.add_step], [log_episode])
-            driver(policy, episodes=episodes, stop=self.stop)
+        callbacks = [self._eval_replay.add_step, self._eval_progress, self._log_evaluation]
+        with self._eval_progress:
+            Driver(self._eval_envs, callbacks)(policy, episodes=episodes, stop=self.stop)
         complete = not self.stop
         if complete:
             self._logger.add(counts(self._eval_replay.stats), prefix="eval")
@@ -286,26 +279,6 @@ def make_outputs(logdir: Path, start_frames: int) -> list[Output]:
     return [TerminalOutput(), *files]
 
 
-def describe(config: Config) -> str:
-    """Return the phases of the run and their units, one line each."""
-
-    def times(steps: float) -> str:
-        return f"{int(steps):,} agent steps = {int(steps) * config.action_repeat:,} frames"
-
-    lines = [
-        f"Prefill with random actions: {times(config.prefill)}.",
-        f"Pretraining: {config.pretrain} update(s).",
-        f"Training: {config.train_steps} update(s) per {times(config.train_every)}, "
-        f"on {config.dataset.batch} x {config.dataset.length} steps from the replay.",
-        f"Evaluation: {config.eval_eps} episode(s) every {times(config.eval_every)}.",
-        f"Metrics every {times(config.log_every)}.",
-        f"A checkpoint every {config.checkpoint_every}.",
-        f"The run ends after {times(config.steps)}."
-        + (" The prefill takes all of them." * (config.steps <= config.prefill)),
-    ]
-    return "\n".join(lines)
-
-
 def prepare(config: Config, fixed: Sequence[str]) -> None:
     """Save the config of a new run, or print the changes since the last start.
 
@@ -346,6 +319,6 @@ def save_config(config: Config) -> None:
     logdir = Path(config.logdir).expanduser()
     try:
         logdir.mkdir(parents=True, exist_ok=True)
-        config.save(logdir / "config.yaml")
     except OSError as error:
-        raise UserError(f"The logdir {logdir} cannot be written: {error.strerror}.") from error
+        raise cannot_write(logdir, error) from error
+    config.save(logdir / "config.yaml")

@@ -176,7 +176,7 @@ class Config(Mapping):
         """Write the config as YAML, complete or not at all; load() gives back an equal one.
 
         Raises:
-            OSError: the file cannot be written.
+            UserError: the file cannot be written.
         """
         write_yaml(path, self.to_dict())
 

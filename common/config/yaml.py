@@ -1,6 +1,5 @@
 """YAML files: mappings in, mappings out, and a sentence with file and line for a broken one."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import PARSE_ERRORS, UserError
+from dreamerv2.common.files import replacing
 
 
 class _Representer(SafeRepresenter):
@@ -40,14 +40,7 @@ def read_yaml(path: str | Path, depth: int = 1) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(error.problem or error.context).split())
         raise UserError(f"{path}{line}: this is not valid YAML: {problem}.") from None
-    except (
-        YAMLError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        LookupError,
-        RecursionError,
-    ) as error:
+    except (YAMLError, *PARSE_ERRORS) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: this is not valid YAML: {problem}.") from None
     except OSError as error:
@@ -63,21 +56,11 @@ def read_yaml(path: str | Path, depth: int = 1) -> dict[str, Any]:
 def write_yaml(path: str | Path, content: dict[str, Any]) -> None:
     """Write nested plain dicts and lists, complete or not at all.
 
-    The draft that a killed process leaves is written over by the next one.
-
     Raises:
-        OSError: the file cannot be written.
+        UserError: the file cannot be written.
     """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            _yaml().dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path, "w", encoding="utf-8") as file:
+        _yaml().dump(content, file)
 
 
 def _yaml() -> YAML:

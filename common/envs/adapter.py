@@ -17,7 +17,7 @@ from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import spaces, wrappers
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.replay.episode import write_atomically
+from dreamerv2.common.files import replacing
 
 FILENAME = "spaces.json"
 
@@ -33,7 +33,8 @@ def save(logdir: Path, envs: gymnasium.vector.VectorEnv) -> None:
     action = inner.action_space if inner else envs.single_action_space
     content = {"observation": encode(observation), "action": encode(action)}
     text = json.dumps(content, indent=1, allow_nan=False)
-    write_atomically(logdir / FILENAME, lambda file: file.write(text.encode()))
+    with replacing(logdir / FILENAME) as file:
+        file.write(text.encode())
 
 
 def load(logdir: Path) -> tuple[gymnasium.Space, gymnasium.Space]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import cannot_write
+from dreamerv2.common.files import replacing
 
 FILENAME = "metrics.jsonl"
 
@@ -44,7 +45,7 @@ class JSONLOutput:
             self._line = _last_line(self._fd)
         except OSError as error:
             self.close()
-            raise self._error(error) from error
+            raise cannot_write(self._path, error) from error
         self._offset = os.fstat(self._fd).st_size - len(self._line)
         self._step, self._values = _collected(self._line)
 
@@ -62,14 +63,14 @@ class JSONLOutput:
         try:
             self._replace(line)
         except OSError as error:
-            raise self._error(error) from error
+            raise cannot_write(self._path, error) from error
 
     def flush(self) -> None:
         """Return when the lines are on the disk itself, safe from a power cut."""
         try:
             os.fsync(self._fd)
         except OSError as error:
-            raise self._error(error) from error
+            raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
@@ -89,37 +90,24 @@ class JSONLOutput:
             raise
         self._line = line
 
-    def _error(self, error: OSError) -> UserError:
-        return UserError(
-            f"Cannot write {self._path} ({error.strerror}); make room or make it writable and "
-            "run the same command again."
-        )
-
 
 def repair(path: Path, start_step: int | None = None) -> None:
     """Drop from a metrics file what ``JSONLOutput`` promises not to be there, and say so.
 
     The file is replaced by a whole new one, or left alone if nothing is wrong with it. Raises
-    OSError.
+    UserError where it cannot be written, OSError where it cannot be read.
     """
     if not path.exists():
         return
     counts = {"damaged": 0, "cut": 0, "repeated": 0}
-    temporary = path.with_name(f".{path.name}.tmp")
     with path.open("rb") as source:
         for _ in _sound_lines(source, start_step, counts):
             pass  # A sound file is only read: that needs no room on the disk.
     if not any(counts.values()):
         return
-    try:
-        with path.open("rb") as source, temporary.open("wb") as target:
-            target.writelines(_sound_lines(source, start_step, dict(counts)))
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(temporary, path)
-        _report(path, counts, start_step)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with path.open("rb") as source, replacing(path) as target:
+        target.writelines(_sound_lines(source, start_step, dict(counts)))
+    _report(path, counts, start_step)
 
 
 def _sound_lines(

@@ -1,7 +1,4 @@
-"""The TensorBoard output: event files with scalars, images, GIF videos and text.
-
-It uses the event format of the ``tensorboard`` package and never imports TensorFlow.
-"""
+"""TensorBoard event files with scalars, GIF videos and text; no TensorFlow needed."""
 
 import contextlib
 import io
@@ -19,7 +16,8 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dreamerv2.common.video import encode as video
+from dreamerv2.common.logger.logger import Entry
+from dreamerv2.common.video import encode
 
 EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
@@ -27,10 +25,10 @@ EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 class TensorBoardOutput:
     """Writes entries to an event file in ``logdir``, in a background thread.
 
-    Encoding a video takes tens of milliseconds, which training need not wait for. The order is
-    kept, and ``flush`` and ``close`` wait until everything so far is on file. A directory that is
-    full or cannot be written never stops training: it is reported once, what could not be
-    written is lost, and every later write tries again with a new file.
+    Encoding a video takes tens of milliseconds, so training does not wait for it. Entries keep
+    their order; ``flush`` and ``close`` wait until all are on file. A directory that is full or
+    cannot be written never stops training: the error is reported once, the entries are lost, and
+    every later write tries again with a new file.
 
     Args:
         logdir: folder of the event files; created on the first write.
@@ -40,7 +38,7 @@ class TensorBoardOutput:
     """
 
     def __init__(
-        self, logdir: str | os.PathLike, start_step: int | None = None, fps: float = video.FPS
+        self, logdir: str | os.PathLike, start_step: int | None = None, fps: float = encode.FPS
     ):
         self._logdir = Path(logdir)
         self._start_step = start_step
@@ -48,15 +46,15 @@ class TensorBoardOutput:
         self._file: BinaryIO | None = None
         self._reported = False
         self._failure: BaseException | None = None
-        # Bounded, so that a disk slower than training holds training up instead of filling memory.
+        # Bounded: if the disk is slower than training, training waits and memory does not grow.
         self._queue: queue.Queue = queue.Queue(maxsize=16)
         self._thread = threading.Thread(target=self._work, name="tensorboard", daemon=True)
         self._thread.start()
 
-    def write(self, step: int, entries: Sequence[Any]) -> None:
-        """Queue entries (kind, name, value) for ``step``, in environment frames.
+    def write(self, step: int, entries: Sequence[Entry]) -> None:
+        """Queue entries for ``step``, in environment frames.
 
-        Raises whatever an earlier write raised in the thread, disk errors aside.
+        Raises the error of an earlier write in the thread, unless it was an error of the disk.
         """
         self._raise_failure()
         self._queue.put((step, time.time(), list(entries)))
@@ -67,7 +65,7 @@ class TensorBoardOutput:
         self._raise_failure()
 
     def close(self) -> None:
-        """Write what is queued, end the thread and close the file. Closing twice is fine."""
+        """Write the queued entries, end the thread and close the file; may be called twice."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -85,13 +83,13 @@ class TensorBoardOutput:
                 self._write(*job)
             except OSError as error:
                 self._report(error)
-            except Exception as error:  # A bug: it belongs to the caller's thread.
+            except Exception as error:  # A bug: raised again in the caller's thread.
                 self._failure = error
             finally:
                 self._queue.task_done()
         self._queue.task_done()
 
-    def _write(self, step: int, wall_time: float, entries: Sequence[Any]) -> None:
+    def _write(self, step: int, wall_time: float, entries: Sequence[Entry]) -> None:
         values = [_value(kind, name, value, self._fps) for kind, name, value in entries]
         summary = summary_pb2.Summary(value=values)
         event = event_pb2.Event(step=step, wall_time=wall_time, summary=summary)
@@ -101,26 +99,26 @@ class TensorBoardOutput:
 
     def _open_file(self, wall_time: float) -> None:
         self._logdir.mkdir(parents=True, exist_ok=True)
-        # Readers take files in the order of their names; the clock may have been set back.
+        # Readers sort files by name, so numbers must grow even if the clock was set back.
         number = max(int(wall_time), _newest(self._logdir) + 1)
         name = f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}"
         path = self._logdir / name
         self._file = open(path, "xb", buffering=0)
         events = [event_pb2.Event(wall_time=wall_time, file_version="brain.Event:2")]
         if self._start_step is not None:
-            # TensorBoard drops what earlier files hold from the step of such a mark onwards.
+            # TensorBoard hides events of earlier files from the step of this mark onwards.
             mark = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             step = self._start_step + 1
             events.append(event_pb2.Event(wall_time=wall_time, step=step, session_log=mark))
         try:
             self._append(events)
         except OSError:
-            path.unlink()  # Or a full disk would collect an empty file with every try.
+            path.unlink()  # Otherwise a full disk collects an empty file with every try.
             raise
         self._start_step = None
 
     def _append(self, events: Sequence[event_pb2.Event]) -> None:
-        """Write whole records or none: a reader stops at half a record."""
+        """Write all records or none, since a reader stops at a partial record."""
         buffer = io.BytesIO()
         for event in events:
             RecordWriter(buffer).write(event.SerializeToString())
@@ -144,7 +142,7 @@ class TensorBoardOutput:
         if self._reported:
             return
         self._reported = True
-        with contextlib.suppress(OSError):  # Standard output may be a file on the same full disk.
+        with contextlib.suppress(OSError):  # Standard output may be on the same full disk.
             print(
                 f"Warning: cannot write TensorBoard events to {self._logdir} "
                 f"({error.strerror or error}); training goes on without them.",
@@ -153,7 +151,7 @@ class TensorBoardOutput:
 
 
 def _newest(logdir: Path) -> int:
-    """The largest number of an event file; -1 without any."""
+    """Return the largest number of an event file; -1 if there is none."""
     matches = [EVENT_FILE.match(path.name) for path in logdir.iterdir()]
     return max((int(match[1]) for match in matches if match), default=-1)
 
@@ -163,16 +161,16 @@ def _value(kind: str, name: str, value: Any, fps: float) -> summary_pb2.Summary.
         return summary_pb2.Summary.Value(tag=name, simple_value=float(value))
     if kind == "text":
         return _text(name, value)
-    encoded = video.encode_gif(value, fps) if kind == "video" else video.encode_png(value)
     height, width, channels = value.shape[-3:]
+    gif = encode.encode_gif(value, fps)
     image = summary_pb2.Summary.Image(
-        height=height, width=width, colorspace=channels, encoded_image_string=encoded
+        height=height, width=width, colorspace=channels, encoded_image_string=gif
     )
     return summary_pb2.Summary.Value(tag=name, image=image)
 
 
 def _text(name: str, text: str) -> summary_pb2.Summary.Value:
-    # The text tab renders Markdown; a fence keeps the lines and columns of a config.
+    # The text tab renders Markdown; a fence keeps line breaks and indentation.
     fenced = f"```\n{text.rstrip()}\n```"
     shape = tensor_shape_pb2.TensorShapeProto()
     tensor = tensor_pb2.TensorProto(

@@ -13,19 +13,19 @@ import re
 import uuid
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from dreamerv2.common.arrayfile import write_arrays
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.files import replacing
 from dreamerv2.common.npzlayout import Damaged, damage_reported, read_layout
 
 FILE_NAME = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32})-(\d+)\.npz")
-TEMPORARY = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32}-\d+\.npz|pruned\.json)\.tmp")
+# Earlier versions of this program wrote temporary names without the dot at the beginning.
+TEMPORARY = re.compile(r"\.?(\d{8}T\d{6}-[0-9a-f]{32}-\d+\.npz|pruned\.json)\.tmp")
 
 
 class Names:
@@ -58,48 +58,12 @@ def _after(name: str) -> datetime:
         return datetime(1970, 1, 1)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write(file)` fill a new file that appears at `path` whole or not at all.
-
-    Temporary name, fsync, rename, fsync of the directory. Raises UserError when the disk is full
-    or not writable; nothing half-written stays.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-        sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """Return the sentence that tells the user why the replay could not grow."""
-    reason = error.strerror or str(error)
-    return UserError(
-        f"Could not write {path}: {reason}. Make room or permit writing there, then run the same "
-        "command again to continue."
-    )
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and deletions in the directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_episode(directory: Path, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write arrays [steps+1, ...] as `{name}-{steps}.npz`, stored. Raises UserError (disk full)."""
     steps = len(arrays["reward"]) - 1
     path = directory / f"{name}-{steps}.npz"
-    write_atomically(path, lambda file: write_arrays(file, arrays))
+    with replacing(path) as file:
+        write_arrays(file, arrays)
     return path
 
 

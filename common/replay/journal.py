@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamerv2.common.errors import cannot_write
 from dreamerv2.common.npzlayout import Damaged
-from dreamerv2.common.replay.episode import cannot_write
 
 JOURNAL_NAME = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32})\.journal")
 _MAGIC = b"dreamerv2 journal 2 "

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamerv2.common.errors import cannot_write
+from dreamerv2.common.files import replacing, sync
 from dreamerv2.common.npzlayout import Damaged
 from dreamerv2.common.replay.episode import (
     FILE_NAME,
@@ -15,10 +17,7 @@ from dreamerv2.common.replay.episode import (
     FileCache,
     Names,
     StoredEpisode,
-    cannot_write,
-    sync_directory,
     trained_on,
-    write_atomically,
     write_episode,
 )
 from dreamerv2.common.replay.journal import JOURNAL_NAME, Journal
@@ -137,8 +136,8 @@ class Archive:
     def _write_ledger(self, deleting: Sequence[str] = (), **changes: int | str) -> None:
         left = [name for name in self._ledger["deleting"] if (self.directory / name).exists()]
         ledger = {**self._ledger, **changes, "deleting": [*left, *deleting]}
-        content = json.dumps(ledger).encode()
-        write_atomically(self.directory / _LEDGER, lambda file: file.write(content))
+        with replacing(self.directory / _LEDGER) as file:
+            file.write(json.dumps(ledger).encode())
         self._ledger = ledger
 
     def set_aside(self, episode: StoredEpisode, reason: str) -> None:
@@ -247,7 +246,7 @@ class Archive:
 
     def sync(self) -> None:
         """Make the directory's entries durable."""
-        sync_directory(self.directory)
+        sync(self.directory)
 
 
 def worth_storing(journal: Journal, minlen: int) -> bool:

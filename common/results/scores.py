@@ -5,14 +5,14 @@ A score is normalized by two references of its game, (score - random) / (referen
 known deviations are described in scores/README.md.
 """
 
+import csv
 import functools
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from dreamerv2.common.config.paths import package_root
 from dreamerv2.common.errors import UserError, nearest
@@ -51,10 +51,16 @@ class Scores(NamedTuple):
         return self._replace(tasks=[self.tasks[i] for i in keep], values=self.values[keep])
 
 
+Row = dict[str, Any]  # of a table: column -> text or number
+
+
 @functools.cache
-def load_scores() -> pd.DataFrame:
-    """Read scores per Atari game: a row per task; references and methods are the columns."""
-    return pd.read_csv(package_root() / "scores" / "atari_scores.csv", index_col="task")
+def load_scores() -> dict[str, dict[str, float]]:
+    """Read the Atari scores: task -> reference or method -> score."""
+    path = package_root() / "scores" / "atari_scores.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    return {row.pop("task"): {name: float(x) for name, x in row.items()} for row in rows}
 
 
 @functools.cache
@@ -66,13 +72,19 @@ def load_curves() -> tuple[Curve, ...]:
 
 def canonical(task: str) -> str:
     """Return the name that scores/ has for a task ('atari_jamesbond' -> 'atari_james_bond')."""
-    known = {*load_scores().index, *(curve.task for curve in load_curves())}
+    known = {*load_scores(), *(curve.task for curve in load_curves())}
     return {fold(name): name for name in known}.get(fold(task), task)
+
+
+def references(task: str) -> dict[str, float]:
+    """Return the scores of random play and of a human on a task; empty if they are unknown."""
+    row = load_scores().get(canonical(task), {})
+    return {name: row[name] for name in ("random", "human") if name in row}
 
 
 def baselines(names: Sequence[str]) -> list[str]:
     """Check the names of references and published methods; UserError names the nearest."""
-    known = [*load_scores().columns]
+    known = [*next(iter(load_scores().values()))]
     for name in names:
         if name not in known:
             hint = nearest(name, known)
@@ -82,15 +94,15 @@ def baselines(names: Sequence[str]) -> list[str]:
 
 def normalize(values: np.ndarray, tasks: Sequence[str], reference: str) -> np.ndarray:
     """Scale scores [..., G, S] so that random play is 0 and the reference ('human') is 1."""
-    table = load_scores().loc[list(tasks)]
-    low, high = table["random"].to_numpy()[:, None], table[reference].to_numpy()[:, None]
+    table = load_scores()
+    low, high = (np.array([[table[t][name]] for t in tasks]) for name in ("random", reference))
     return (values - low) / (high - low)
 
 
 def published(method: str) -> Scores:
     """Return the published scores of a method after 200M frames, one value a game."""
-    column = load_scores()[method].dropna()
-    return Scores(method + PUBLISHED, [*column.index], column.to_numpy()[:, None], FRAMES)
+    column = {task: row[method] for task, row in load_scores().items()}
+    return Scores(method + PUBLISHED, [*column], np.array([*column.values()])[:, None], FRAMES)
 
 
 def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
@@ -98,21 +110,23 @@ def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
 
     Tasks without a human score are left out, as are curves that end in NaN.
     """
-    rows = [(r.method, r.task, r.ys[-1], r.xs[-1]) for r in runs]
-    rows += [(c.method, c.task, c.mid[-1], c.xs[-1]) for c in curves]
-    table = pd.DataFrame(rows, columns=["method", "task", "score", "frames"])
-    table = table[
-        table["task"].isin(load_scores().index) & np.isfinite(table["score"].astype(float))
-    ]
-    return [_matrix(method, rows) for method, rows in table.groupby("method", sort=False)]
+    ends = [(r.method, r.task, r.ys[-1], r.xs[-1]) for r in runs]
+    ends += [(c.method, c.task, c.mid[-1], c.xs[-1]) for c in curves]
+    methods: dict[str, dict[str, list[float]]] = {}
+    frames: dict[str, float] = {}
+    for method, task, score, end in ends:
+        if task in load_scores() and np.isfinite(score):
+            methods.setdefault(method, {}).setdefault(task, []).append(score)
+            frames[method] = min(end, frames.get(method, np.inf))
+    return [Scores(m, *_matrix(methods[m]), float(frames[m])) for m in methods]
 
 
-def _matrix(method: str, rows: pd.DataFrame) -> Scores:
-    groups = dict(iter(rows.groupby("task")["score"]))
+def _matrix(groups: dict[str, list[float]]) -> tuple[list[str], np.ndarray]:
+    """Return the sorted tasks, and their scores [G, S] padded with NaN."""
     values = np.full((len(groups), max(map(len, groups.values()))), np.nan)
-    for row, group in zip(values, groups.values(), strict=True):
-        row[: len(group)] = group
-    return Scores(method, [*groups], values, rows["frames"].min())
+    for row, task in zip(values, sorted(groups), strict=True):
+        row[: len(groups[task])] = groups[task]
+    return sorted(groups), values
 
 
 def bootstrap(scores: Scores, rng: np.random.Generator) -> np.ndarray:
@@ -128,7 +142,7 @@ def metrics_of(scores: Scores, values: np.ndarray) -> dict[str, np.ndarray]:
     return {name: metric(gamer, record) for name, metric in stats.METRICS.items()}
 
 
-def aggregate(methods: Sequence[Scores]) -> pd.DataFrame:
+def aggregate(methods: Sequence[Scores]) -> list[Row]:
     """Compute every metric of every method, a row each: value, and its interval low to high."""
     rows = []
     for scores in methods:
@@ -137,16 +151,16 @@ def aggregate(methods: Sequence[Scores]) -> pd.DataFrame:
         replicates = metrics_of(scores, bootstrap(scores, np.random.default_rng(0)))
         for name, value in metrics_of(scores, scores.values).items():
             rows.append({**about, "metric": name, **_estimate(value, replicates[name])})
-    return pd.DataFrame(rows)
+    return rows
 
 
-def improvements(ours: Sequence[Scores], others: Sequence[Scores]) -> pd.DataFrame:
+def improvements(ours: Sequence[Scores], others: Sequence[Scores]) -> list[Row]:
     """Compute the probability that each of ours beats each of the others, on the tasks of both."""
     pairs = [(x, y) for x in ours for y in (*ours, *others) if x is not y]
-    return pd.DataFrame([row for x, y in pairs if (row := _improvement(x, y))])
+    return [row for x, y in pairs if (row := _improvement(x, y))]
 
 
-def _improvement(ours: Scores, theirs: Scores) -> dict[str, object]:
+def _improvement(ours: Scores, theirs: Scores) -> Row:
     ours, theirs = ours.on(theirs.tasks), theirs.on(ours.tasks)
     if not ours.tasks:
         return {}
@@ -162,17 +176,19 @@ def _improvement(ours: Scores, theirs: Scores) -> dict[str, object]:
     return {**names, **_estimate(stats.improvement(ours.values, theirs.values), replicates)}
 
 
-def profiles(methods: Sequence[Scores]) -> pd.DataFrame:
+def profiles(methods: Sequence[Scores]) -> list[Row]:
     """Compute performance profiles: the fraction of runs above tau, in gamer-normalized score."""
     gamers = [normalize(scores.values, scores.tasks, "human") for scores in methods]
     top = max(np.nanquantile(gamer, 0.9) for gamer in gamers)
     taus = np.linspace(0, np.clip(np.ceil(top), 1, 8), 41)
-    tables = []
+    rows = []
     for scores, gamer in zip(methods, gamers, strict=True):
         drawn = normalize(bootstrap(scores, np.random.default_rng(0)), scores.tasks, "human")
         estimate = _estimate(stats.profile(gamer, taus), stats.profile(drawn, taus))
-        tables.append(pd.DataFrame({"method": scores.method, "tau": taus, **estimate}))
-    return pd.concat(tables)
+        columns = {"tau": taus, **estimate}
+        numbers = zip(*columns.values(), strict=True)
+        rows += [{"method": scores.method, **dict(zip(columns, row))} for row in numbers]
+    return rows
 
 
 def _estimate(value: np.ndarray, replicates: np.ndarray) -> dict[str, np.ndarray]:
@@ -180,47 +196,46 @@ def _estimate(value: np.ndarray, replicates: np.ndarray) -> dict[str, np.ndarray
     return {"value": value, "low": low, "high": high}
 
 
-def markdown(metrics: pd.DataFrame, chances: pd.DataFrame) -> str:
+def markdown(metrics: Sequence[Row], chances: Sequence[Row]) -> str:
     """Format the aggregate metrics and the probabilities of improvement for people."""
-    lines = ["| method | tasks | seeds | frames | " + " | ".join(stats.METRICS) + " |"]
-    lines += ["|---" * (4 + len(stats.METRICS)) + "|"]
-    for (method, tasks, seeds, frames), rows in metrics.groupby(
-        ["method", "tasks", "seeds", "frames"], sort=False
-    ):
-        cells = [
-            str(method),
-            str(tasks),
-            str(seeds),
-            f"{frames:.3g}",
-            *map(_cell, rows.itertuples()),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    if len(chances):
-        lines += [
-            "",
-            "| method | better than | tasks | probability of improvement |",
-            "|---" * 4 + "|",
-        ]
-        lines += [
-            f"| {r.method} | {r.over} | {r.tasks} | {_cell(r)} |" for r in chances.itertuples()
-        ]
+    table = [["method", "tasks", "seeds", "frames", *stats.METRICS]]
+    for start in range(0, len(metrics), len(stats.METRICS)):
+        rows = metrics[start : start + len(stats.METRICS)]
+        names = [str(rows[0][key]) for key in ("method", "tasks", "seeds")]
+        table.append([*names, f"{rows[0]['frames']:.3g}", *map(_cell, rows)])
+    lines = _markdown_table(table)
+    if chances:
+        table = [["method", "better than", "tasks", "probability of improvement"]]
+        table += [[r["method"], r["over"], str(r["tasks"]), _cell(r)] for r in chances]
+        lines += ["", *_markdown_table(table)]
     return "\n".join([*lines, "", NOTES, ""])
 
 
-def _cell(row: tuple) -> str:
-    band = "" if np.isnan(row.low) else f" ({row.low:.2f} to {row.high:.2f})"
-    return f"{row.value:.2f}{band}"
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    header, *lines = ("| " + " | ".join(row) + " |" for row in rows)
+    return [header, "|---" * len(rows[0]) + "|", *lines]
+
+
+def _cell(row: Row) -> str:
+    band = "" if np.isnan(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
+    return f"{row['value']:.2f}{band}"
 
 
 def write_tables(
-    outdir: pathlib.Path, metrics: pd.DataFrame, chances: pd.DataFrame, curves: pd.DataFrame
+    outdir: pathlib.Path, metrics: Sequence[Row], chances: Sequence[Row], curves: Sequence[Row]
 ) -> None:
     """Write the aggregate as aggregate.md for people, aggregate.csv and .json for other tools."""
     (outdir / "aggregate.md").write_text(markdown(metrics, chances))
-    rows = chances.assign(metric="improvement over " + chances["over"]) if len(chances) else chances
-    pd.concat([metrics, rows.drop(columns="over", errors="ignore")]).to_csv(
-        outdir / "aggregate.csv", index=False
-    )
+    improvements = [{**row, "metric": f"improvement over {row['over']}"} for row in chances]
+    with (outdir / "aggregate.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*metrics[0]], extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(_without_nan, (*metrics, *improvements)))
     tables = {"metrics": metrics, "improvement": chances, "profiles": curves}
-    content = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+    content = {name: [*map(_without_nan, rows)] for name, rows in tables.items()}
     (outdir / "aggregate.json").write_text(json.dumps({"notes": NOTES, **content}, indent=1))
+
+
+def _without_nan(row: Row) -> Row:
+    """Replace NaN by None: null in JSON, nothing in CSV."""
+    return {key: None if value != value else value for key, value in row.items()}

@@ -19,6 +19,7 @@ import numpy as np
 
 from dreamerv2.common.arrayfile import Malformed, read_arrays, write_arrays
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.files import flush, sync
 
 FORMAT = 1
 VARIABLES, STATE, MARKER = "variables.npz", "state.json", "complete.json"
@@ -83,7 +84,7 @@ class Checkpoint:
             temporary.mkdir(parents=True)
             _write(temporary, int(step), arrays, text)
             os.rename(temporary, target)
-            _fsync(self._directory)
+            sync(self._directory)
         except OSError as error:
             raise UserError(
                 f"Could not save a checkpoint in {self._directory} ({error.strerror or error}); "
@@ -232,12 +233,12 @@ def _write(folder: Path, step: int, arrays: Mapping[str, Any], state: bytes) -> 
     """Fill a new folder and have it on the disk, the marker last."""
     with (folder / VARIABLES).open("wb") as file:
         write_arrays(file, arrays)
-        _fsync_file(file)
+        flush(file)
     _write_bytes(folder / STATE, state)
     files = {name: _fingerprint(folder / name) for name in (VARIABLES, STATE)}
     marker = {"format": FORMAT, "step": step, "files": files}
     _write_bytes(folder / MARKER, json.dumps(marker, indent=1).encode())
-    _fsync(folder)
+    sync(folder)
 
 
 def _read(version: Version) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
@@ -288,17 +289,4 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 def _write_bytes(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
-        _fsync_file(file)
-
-
-def _fsync_file(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(file)

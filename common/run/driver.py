@@ -33,20 +33,18 @@ class Driver:
       envs: a ``VectorEnv`` of E environments with ``AutoresetMode.DISABLED``.
       on_step: functions ``f(row, index)``, called with EVERY row (row 0 too, which costs no step:
         count the rows where ``is_first`` is false) in the order in which rows happen.
-      on_episode: functions ``f(episode, index)``, called after row T with key -> [T+1, ...].
     """
 
     def __init__(
         self,
         envs: gymnasium.vector.VectorEnv,
         on_step: Sequence[Callable[[Transition, int], Any]] = (),
-        on_episode: Sequence[Callable[[dict[str, np.ndarray], int], Any]] = (),
     ):
         mode = envs.metadata.get("autoreset_mode")
         if mode != gymnasium.vector.AutoresetMode.DISABLED:
             raise ValueError(f"The environments must not reset themselves, but have {mode}.")
         self._envs = envs
-        self._on_step, self._on_episode = list(on_step), list(on_episode)
+        self._on_step = list(on_step)
         self._zero = np.zeros(envs.single_action_space.shape, np.float32)
         self.reset()
 
@@ -60,7 +58,6 @@ class Driver:
         self._obs: dict[str, np.ndarray] = {}
         self._needs_reset = np.ones(count, bool)
         self._discarded = np.zeros(count, bool)  # surplus episodes, see __call__
-        self._episodes: list[list[Transition]] = [[] for _ in range(count)]
 
     def __call__(
         self, policy: Policy, steps: int = 0, episodes: int = 0, stop: object = False
@@ -110,7 +107,6 @@ class Driver:
         self._obs["is_first"][indices] = True
         for number, index in enumerate(indices):
             self._discarded[index] = number >= wanted
-            self._episodes[index] = []
             self._emit(int(index), self._zero)
         return int(min(len(indices), wanted))
 
@@ -136,8 +132,6 @@ class Driver:
         finished = self._needs_reset & ~self._discarded
         for index in range(len(reward)):
             self._emit(index, action[index])
-            if finished[index]:
-                self._finish(index)
         return int(finished.sum())
 
     def _emit(self, index: int, action: np.ndarray) -> None:
@@ -146,17 +140,8 @@ class Driver:
         # Copies, because a view would keep the rows of all environments alive.
         row = {key: values[index].copy() for key, values in self._obs.items()}
         row["action"] = action
-        if self._on_episode:
-            self._episodes[index].append(row)
         for function in self._on_step:
             function(row, index)
-
-    def _finish(self, index: int) -> None:
-        rows, self._episodes[index] = self._episodes[index], []
-        if rows:
-            episode = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-            for function in self._on_episode:
-                function(episode, index)
 
 
 def _flags(count: int) -> dict[str, np.ndarray]:

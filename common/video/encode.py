@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dreamerv2.common.files import replacing
+
 FPS = 20  # Default playback speed, frames per second.
 STILL = 2**16 - 1  # hundredths of a second that one image of a GIF can last
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:
-    """Return images of any leading shape [..., C] as uint8; floats are taken to lie in [0, 1].
+    """Return images as uint8; floats are in [0, 1], clipped, and NaN becomes black.
 
-    Values outside are clipped and NaN becomes black, so that a diverging model is still seen.
+    So the predictions of a diverging model are still displayed.
     """
     frames = np.asarray(frames)
     if frames.dtype == np.uint8:
@@ -28,9 +30,9 @@ def to_uint8(frames: np.ndarray) -> np.ndarray:
 
 
 def displayable(frames: np.ndarray) -> np.ndarray:
-    """Return those channels of images [..., C] that a picture can have: 1 as they are, or 3.
+    """Return the first 3 channels of images [..., C], or the first 1 if C < 3.
 
-    Of four or more (transparency, stacked frames) the first three, of two the first.
+    Further channels are transparency or stacked frames.
     """
     return frames[..., : 3 if frames.shape[-1] >= 3 else 1]
 
@@ -39,11 +41,9 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     """Encode a video as a GIF that loops forever.
 
     Args:
-        frames: [T, H, W, C] uint8, or float in [0, 1]; C is 1 (exact) or 3 (256
-            colours).
-        fps: frames per second. GIF counts in hundredths of a second and browsers slow down
-            anything below two of them, so 50 is the fastest. A still of more than ten minutes is
-            shown as one of ten.
+        frames: [T, H, W, C] uint8, or float in [0, 1]; C is 1 (exact) or 3 (256 colors).
+        fps: frames per second, at most 50: a GIF counts in hundredths of a second, and browsers
+            slow down frames shorter than two of them. A still is shown for ten minutes at most.
 
     Raises:
         ValueError: the frames have another shape.
@@ -66,26 +66,13 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     return buffer.getvalue()
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Encode one image [H, W, C], uint8 or float in [0, 1], C of 1 or 3, as a PNG."""
-    image = to_uint8(image)
-    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
-        raise ValueError(f"An image must be [H, W, 1 or 3], not {list(image.shape)}.")
-    buffer = io.BytesIO()
-    _image(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def save_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = FPS) -> None:
     """Write ``frames`` (as for ``encode_gif``) to ``path``, creating its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(encode_gif(frames, fps))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = encode_gif(frames, fps)
+    with replacing(path, concurrent=True) as file:
+        file.write(content)
 
 
 def _image(frame: np.ndarray) -> Image.Image:
@@ -94,14 +81,14 @@ def _image(frame: np.ndarray) -> Image.Image:
 
 
 def _shortened(images: list[Image.Image], longest: int) -> list[Image.Image]:
-    """Leave out equal images beyond so many in a row: a still has one duration, of 16 bits."""
-    kept, still, before = [], 0, b""
+    """Drop images after `longest` equal ones: the duration of a still has 16 bits."""
+    result, count, before = [], 0, b""
     for image in images:
         content = image.tobytes()
-        still, before = (still + 1 if content == before else 1), content
-        if still <= longest:
-            kept.append(image)
-    return kept
+        count, before = (count + 1 if content == before else 1), content
+        if count <= longest:
+            result.append(image)
+    return result
 
 
 def _quantized(frames: np.ndarray) -> list[Image.Image]:
@@ -110,10 +97,10 @@ def _quantized(frames: np.ndarray) -> list[Image.Image]:
 
 
 def _palette(frames: np.ndarray) -> Image.Image:
-    """Return an image with 256 colours that suit a whole video [T, H, W, 3].
+    """Return an image with the 256 colors of a whole video [T, H, W, 3].
 
-    A palette per frame would take 75 ms each for 192 x 384 pixels instead of 4, and flicker. The
-    colours come from whole frames, evenly spread, so that small objects are not sampled away.
+    A palette per frame would take 75 ms for 192 x 384 pixels instead of 4, and flicker. The colors
+    are those of whole frames, evenly spaced, because sampled pixels would miss small objects.
     """
     stride = -(-frames.size // (3 * 2**18))
     sample = frames[::stride]

@@ -1,25 +1,41 @@
-"""Writing and curves under the frames of a video, drawn by Pillow."""
+"""Text and curves beside the frames of a video, drawn by Pillow."""
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dreamerv2.common.video.encode import displayable
+from dreamerv2.common.video.encode import displayable, to_uint8
 
 BACK, INK, LINE = (16, 16, 20), (235, 235, 235), (90, 170, 255)
 
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)  # comes with Pillow: no font needs to be installed
+    return ImageFont.load_default(size)  # part of Pillow: no font needs to be installed
 
 
 def rgb(frames: np.ndarray) -> np.ndarray:
-    """Give images [..., H, W, C] the three channels that are shown of them."""
+    """Return images [..., H, W, C] with the three channels to display."""
     frames = displayable(frames)
     return np.repeat(frames, 3, -1) if frames.shape[-1] == 1 else frames
+
+
+def picture(rendered: Any) -> np.ndarray:
+    """Return an image that an environment rendered as uint8 [H, W, 3].
+
+    It may be gray [H, W], and floats in [0, 1] or [0, 255]. Raises ValueError for other values.
+    """
+    image = np.asarray(rendered)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.dtype.kind not in "buif" or 0 in image.shape:
+        kind = f"{type(rendered).__name__} {list(image.shape)} of {image.dtype}"
+        raise ValueError(f"render() returned no image [H, W, 3], but {kind}.")
+    if image.dtype.kind == "f" and np.nanmax(image) > 1:
+        image = image / 255
+    return rgb(to_uint8(image))
 
 
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
@@ -28,7 +44,7 @@ def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
 
 
 def caption(text: str, width: int, size: int = 11) -> np.ndarray:
-    """Return a strip [h, width, 3] with one line of text, to go under or over a frame."""
+    """Return a strip [h, width, 3] with one line of text, to put above or below a frame."""
     image = Image.new("RGB", (width, size + 6), BACK)
     ImageDraw.Draw(image).text((3, 1), text, INK, font=_font(size))
     return np.asarray(image)
@@ -37,7 +53,7 @@ def caption(text: str, width: int, size: int = 11) -> np.ndarray:
 def curve(
     label: str, values: Sequence[float], now: int, limits: tuple[float, float], width: int
 ) -> np.ndarray:
-    """Return a strip [h, width, 3]: the label with the value at ``now``, over the curve so far.
+    """Return a strip [h, width, 3]: label and value at ``now`` above the curve up to ``now``.
 
     Args:
         values: one for each frame of the video.
@@ -58,7 +74,7 @@ def curve(
 
 
 def span(values: np.ndarray) -> tuple[float, float]:
-    """Limits that hold all values, and are not so close that noise fills the curve."""
+    """Return limits around all values, at least 0.1 apart so that noise does not fill them."""
     low, high = float(np.min(values)), float(np.max(values))
     slack = max(0.0, 0.1 - (high - low)) / 2
     return low - slack, high + slack

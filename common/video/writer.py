@@ -1,5 +1,6 @@
 """Videos on disk, frame by frame: a GIF for web pages and, with PyAV installed, an MP4."""
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common.errors import UserError
-from dreamerv2.common.video import encode as video
+from dreamerv2.common.errors import cannot_write
+from dreamerv2.common.files import replacing
+from dreamerv2.common.video import encode
 
 # A GIF is encoded in memory at its end, and grows large.
 GIF_FRAMES, GIF_BYTES = 1000, 256e6
@@ -20,7 +22,8 @@ GIF_FRAMES, GIF_BYTES = 1000, 256e6
 class Film:
     """One video under a name: ``NAME.gif`` of the first frames and ``NAME.mp4`` of all.
 
-    Without the package ``av`` (the extra ``video``) there is only the GIF, and this is said once.
+    Without the package ``av`` (the extra ``video``) there is only the GIF, as is reported once. A
+    video that is not closed, or that fails, leaves no files.
 
     Args:
         path: without a suffix; its folder is created.
@@ -30,45 +33,55 @@ class Film:
         UserError: the folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike, fps: float = video.FPS):
+    def __init__(self, path: str | os.PathLike, fps: float = encode.FPS):
         self._path, self._fps = Path(path), fps
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._path.parent):
                 pass
         except OSError as error:
-            raise UserError(
-                f"{self._path.parent} cannot be written: {error.strerror}. To look at a run of "
-                "somebody else, give it as --checkpoint and a folder of yours as --logdir."
-            ) from error
-        self._kept: list[np.ndarray] = []
-        self._mp4 = _MP4(self._named("mp4"), fps) if _has_encoder() else None
+            advice = (
+                "To look at a run of somebody else, give it as --checkpoint and a folder of yours "
+                "as --logdir."
+            )
+            raise cannot_write(self._path.parent, error, advice) from error
+        self._frames: list[np.ndarray] = []
+        self._mp4 = _MP4(self._file("mp4"), fps) if _has_encoder() else None
 
     def add(self, frame: np.ndarray) -> None:
-        """Append a frame, uint8 [H, W, 3]; all have the same size."""
-        if len(self._kept) < min(GIF_FRAMES, 1 + GIF_BYTES // frame.nbytes):
-            self._kept.append(frame)
+        """Append a frame, uint8 [H, W, 3]. Raises ValueError if it has another size."""
+        first = self._frames[0] if self._frames else frame
+        if frame.shape != first.shape:
+            raise ValueError(f"frames {[*frame.shape]} and {[*first.shape]} do not fit in a video")
+        if len(self._frames) < min(GIF_FRAMES, 1 + GIF_BYTES // frame.nbytes):
+            self._frames.append(frame)
         if self._mp4:
             with self._mp4:
                 self._mp4.add(frame)
 
     def close(self) -> list[Path]:
         """Finish the files and return their paths; none if there was no frame."""
-        if not self._kept:
+        if not self._frames:
             return []
-        gif = self._named("gif")
-        frames, self._kept = np.stack(self._kept), []
-        video.save_gif(gif, frames, self._fps)
+        gif = self._file("gif")
+        frames, self._frames = np.stack(self._frames), []
+        encode.save_gif(gif, frames, self._fps)
         if not self._mp4:
             return [gif]
         with self._mp4:
             return [gif, self._mp4.close()]
 
-    def _named(self, suffix: str) -> Path:
-        return self._path.with_name(f"{self._path.name}.{suffix}")  # the name may hold dots
+    def discard(self) -> None:
+        """Remove the temporary file of an unfinished video."""
+        self._frames = []
+        if self._mp4:
+            self._mp4.discard()
+
+    def _file(self, suffix: str) -> Path:
+        return self._path.with_name(f"{self._path.name}.{suffix}")  # The name may contain dots.
 
 
-def save(path: str | os.PathLike, frames: np.ndarray, fps: float = video.FPS) -> list[Path]:
+def save(path: str | os.PathLike, frames: np.ndarray, fps: float = encode.FPS) -> list[Path]:
     """Write a whole video, uint8 [T, H, W, 3]; return the paths of its files."""
     film = Film(path, fps)
     for frame in frames:
@@ -77,13 +90,14 @@ def save(path: str | os.PathLike, frames: np.ndarray, fps: float = video.FPS) ->
 
 
 class _MP4:
-    """H.264 in an MP4 file, which has its name only when it is whole.
+    """H.264 in an MP4 file, which gets its name only when it is complete.
 
-    What fails within it as a context (a full disk) leaves no draft behind.
+    As a context, it removes the temporary file after an exception (a full disk).
     """
 
     def __init__(self, path: Path, fps: float):
-        self._path, self._draft = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._path = path
+        self._file = contextlib.ExitStack()
         self._fps = Fraction(fps).limit_denominator(1000)
         self._container: Any = None
         self._stream: Any = None
@@ -91,29 +105,33 @@ class _MP4:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type | None, *unused: object) -> None:
-        if kind is not None:
-            self._draft.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._file.__exit__(*error)
 
     def add(self, frame: np.ndarray) -> None:
         import av  # optional
 
-        # Colour is stored for blocks of 2 x 2 pixels, so odd edges get one more.
+        # Color is stored for blocks of 2 x 2 pixels, so odd sizes are padded by a pixel.
         edges = (frame.shape[0] % 2, frame.shape[1] % 2)
         frame = np.pad(frame, ((0, edges[0]), (0, edges[1]), (0, 0)), mode="edge")
         if self._container is None:
-            self._container = av.open(str(self._draft), "w", format="mp4")
+            file = self._file.enter_context(replacing(self._path, concurrent=True))
+            self._container = av.open(file, "w", format="mp4")
             self._stream = self._container.add_stream("h264", rate=self._fps)
             self._stream.height, self._stream.width = frame.shape[:2]
-            self._stream.pix_fmt = "yuv420p"  # the one that browsers play
+            self._stream.pix_fmt = "yuv420p"  # the only format that all browsers play
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> Path:
         self._container.mux(self._stream.encode())
         self._container.close()
-        self._draft.replace(self._path)
+        self._file.close()
         return self._path
+
+    def discard(self) -> None:
+        self.__exit__(ValueError, ValueError("the video is not wanted"), None)
 
 
 @functools.cache

@@ -11,7 +11,8 @@ import browser
 import numpy as np
 import pytest
 
-from dreamerv2.common.logger.logger import Logger, TensorBoardOutput
+from dreamerv2.common.logger.logger import Logger
+from dreamerv2.common.logger.tensorboard import TensorBoardOutput
 from dreamerv2.common.run.when import Counter
 
 RUN = "atari_pong/dreamerv2/1"

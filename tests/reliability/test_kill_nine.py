@@ -24,7 +24,7 @@ from reliable import (
     wait_for,
 )
 
-from dreamerv2.common.logger.logger import JSONLOutput
+from dreamerv2.common.logger.jsonl import JSONLOutput
 
 EVERY = 50  # agent steps between checkpoints
 TRAIN_EVERY = 5  # and between updates

@@ -101,7 +101,7 @@ class BatchedEnv(VectorEnv):
         return self._stack(), rewards, flags[0], flags[1], {}
 
     def render(self, indices: Sequence[int] | None = None) -> tuple:
-        """The rendered frames of these environments, of all if None.
+        """The rendered frames of these environments, of all if None; a str says why one failed.
 
         There is none (None) of one that has failed, before its next reset.
         """

@@ -75,7 +75,10 @@ def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
         seed, options = argument
         return env.reset(seed=seed, options=options)[0]
     if command == "render":
-        return env.render()
+        try:
+            return env.render()
+        except Exception as error:  # No video is worth the environment: answer with the reason.
+            return f"render() raised {type(error).__name__}: {error}"
     if command == "begin_again":
         return getattr(env, "begin_again", lambda life: None)(argument)
     if command == "inner":

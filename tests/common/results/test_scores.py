@@ -1,6 +1,11 @@
 """The published table comes out of our data, and the statistics agree with other ways to them."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -28,7 +33,7 @@ def rng():
 
 @pytest.mark.parametrize("method", TABLE)
 def test_published_table(method):
-    table = scores.aggregate([scores.published(method)])
+    table = pd.DataFrame(scores.aggregate([scores.published(method)]))
     values = dict(zip(table["metric"], table["value"]))
     names = ("gamer_median", "gamer_mean", "record_mean", "clipped_record_mean")
     assert tuple(round(float(values[name]), 2) for name in names) == TABLE[method]
@@ -37,11 +42,13 @@ def test_published_table(method):
 
 def test_single_values_have_no_interval():
     table = scores.aggregate([scores.published("iqn")])
-    assert table["low"].isna().all(), "one value a game says nothing about seeds"
+    assert np.isnan([row["low"] for row in table]).all(), (
+        "one value a game says nothing about seeds"
+    )
 
 
 def test_files_are_complete():
-    table = scores.load_scores()
+    table = pd.DataFrame(scores.load_scores()).T
     assert table.shape == (55, 9) and np.isfinite(table.to_numpy()).all()
     assert [*table.columns] == ["random", "human", "record", *METHODS]
     assert table.loc["atari_james_bond", "human"] == 302.8
@@ -119,10 +126,9 @@ def test_improvement_draws_each_method_by_itself(rng):
         scores.Scores(name, ["atari_pong"], values[None], 1e6)
         for name, values in (("ours", ours), ("theirs", theirs))
     ]
-    for row, ends in zip(
-        scores.improvements(methods, []).itertuples(), (expected, 1 - expected[::-1]), strict=True
-    ):
-        assert np.allclose((row.low, row.high), ends, atol=0.04)
+    rows = scores.improvements(methods, [])
+    for row, ends in zip(rows, (expected, 1 - expected[::-1]), strict=True):
+        assert np.allclose((row["low"], row["high"]), ends, atol=0.04)
 
 
 def test_improvement_is_even_in_most_null_comparisons(rng):
@@ -132,7 +138,7 @@ def test_improvement_is_even_in_most_null_comparisons(rng):
         ours, theirs = (
             scores.Scores(name, ["atari_pong"], v, 1e6) for v, name in zip(values, "ab")
         )
-        row = scores.improvements([ours], [theirs]).iloc[0]
+        row = scores.improvements([ours], [theirs])[0]
         covered += row["low"] <= 0.5 <= row["high"]
     assert covered >= 0.85 * 60
 
@@ -155,7 +161,8 @@ def test_seeds_are_averaged_before_the_median_but_not_before_the_iqm():
 
 def test_runs_are_normalized_and_compared():
     tasks = ["atari_pong", "atari_breakout"]
-    human, random = (scores.load_scores().loc[tasks, name] for name in ("human", "random"))
+    table = pd.DataFrame(scores.load_scores()).T
+    human, random = table.loc[tasks, "human"], table.loc[tasks, "random"]
     runs = [
         Run(task, "mine", str(seed), np.array([1e6, 2e6]), np.array([0.0, human[task] + delta]))
         for task in tasks
@@ -163,13 +170,25 @@ def test_runs_are_normalized_and_compared():
     ]
     (mine,) = scores.collect([*runs, runs[0]._replace(task="dmc_walker_walk")])
     assert mine.tasks == sorted(tasks) and mine.frames == 2e6
-    table = scores.aggregate([mine]).set_index("metric")
+    table = pd.DataFrame(scores.aggregate([mine])).set_index("metric")
     assert np.isclose(table.loc["gamer_median", "value"], 1), "seeds must be averaged first"
     spread = (1 / (human - random)).mean()
     assert np.isclose(table.loc["gamer_mean", "low"], 1 - spread)
     assert np.isclose(table.loc["gamer_mean", "high"], 1 + spread)
     # 16.61 in Pong and 96.23 in Breakout beat both of our seeds; one game each way is a half.
-    assert scores.improvements([mine], [scores.published("dqn")])["value"].tolist() == [0]
+    (chance,) = scores.improvements([mine], [scores.published("dqn")])
+    assert chance["value"] == 0
     mine.values[0] += 1000
-    chance = scores.improvements([mine], [scores.published("dqn")]).iloc[0]
+    (chance,) = scores.improvements([mine], [scores.published("dqn")])
     assert (chance["value"], chance["low"], chance["high"], chance["tasks"]) == (0.5, 0.5, 0.5, 2)
+
+
+def test_references_are_found_without_pandas():
+    code = """
+        import sys
+        from dreamerv2.common.results import scores
+        assert scores.references("atari_Pong") == {"random": -20.7, "human": 14.6}
+        assert scores.references("gym_X") == {}
+        sys.exit("pandas" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 0

@@ -77,18 +77,24 @@ class Recorder:
     """Keeps what a driver hands on."""
 
     def __init__(self):
-        self.rows, self.episodes = [], []
+        self.rows, self.episodes, self._unfinished = [], [], {}
 
     def driver(self, *lengths, parallel="none"):
         constructors = [
             lambda number=number, each=each: CountingEnv(number, each)
             for number, each in enumerate(lengths)
         ]
-        return Driver(
-            vectorize(constructors, parallel),
-            on_step=[lambda row, index: self.rows.append((index, row))],
-            on_episode=[lambda episode, index: self.episodes.append((index, episode))],
-        )
+        return Driver(vectorize(constructors, parallel), [self])
+
+    def __call__(self, row, index):
+        """Take a row; stack those of an episode at its end."""
+        self.rows.append((index, row))
+        episode = self._unfinished.setdefault(index, [])
+        if row["is_first"]:
+            episode.clear()
+        episode.append(row)
+        if row["is_last"]:
+            self.episodes.append((index, {k: np.stack([r[k] for r in episode]) for k in row}))
 
     def places(self, index):
         """(episode, step) of each row of one environment."""
@@ -146,7 +152,7 @@ def test_action_of_a_row_is_the_one_that_led_to_it():
             assert row["action"].dtype == row["reward"].dtype == np.float32
 
 
-def test_episodes_hold_their_rows_stacked():
+def test_rows_make_whole_episodes():
     seen = Recorder()
     seen.driver([3, 2], [4])(CountingAgent(), steps=12)
     assert [(i, len(ep["reward"])) for i, ep in seen.episodes] == [(0, 4), (1, 5), (0, 3)]
@@ -166,19 +172,6 @@ def test_a_row_that_is_kept_keeps_nothing_else_alive():
     record.driver((3,), (9,))(CountingAgent(), steps=8)
     arrays = [value for _, row in record.rows for key, value in row.items() if key != "action"]
     assert all(getattr(array, "base", None) is None for array in arrays)
-
-
-def test_an_episode_is_passed_on_after_its_rows():
-    order = []
-    driver = Driver(
-        vectorize([lambda: CountingEnv(0, [2])]),
-        on_step=[lambda row, index: order.append("row")],
-        on_episode=[lambda episode, index: order.append("episode")],
-    )
-    agent = CountingAgent()
-    driver(agent, episodes=1)
-    driver(agent, steps=1)
-    assert order == ["row", "row", "row", "episode", "row", "row"]
 
 
 def test_steps_and_episodes_must_both_be_reached():
@@ -293,8 +286,7 @@ def test_it_runs_in_gymnasium_s_own_vector_environments():
         autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
     )
     seen = Recorder()
-    driver = Driver(envs, on_step=[lambda row, index: seen.rows.append((index, row))])
-    driver(CountingAgent(), steps=8)
+    Driver(envs, [seen])(CountingAgent(), steps=8)
     assert seen.flags(0) == "f..tf." and seen.flags(1) == "f.tf.l"
 
 
@@ -309,16 +301,16 @@ def test_real_atari_episodes():
         env_timeout=0,
     )
     envs = make_vector_env("atari_pong", config, 2)
-    episodes = []
-    driver = Driver(envs, on_episode=[lambda episode, index: episodes.append(episode)])
+    seen = Recorder()
+    driver = Driver(envs, [seen])
     rng = np.random.default_rng(0)
 
     def policy(obs, state):
         return {"action": np.eye(6, dtype=np.float32)[rng.integers(6, size=2)]}, state
 
     driver(policy, episodes=3)
-    assert len(episodes) == 3
-    for episode in episodes:
+    assert len(seen.episodes) == 3
+    for _, episode in seen.episodes:
         assert episode["image"].shape == (26, 64, 64, 1) and episode["image"].dtype == np.uint8
         assert episode["is_last"].tolist() == [False] * 25 + [True]
         assert not episode["is_terminal"].any(), "a time limit was recorded as terminal"

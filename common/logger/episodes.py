@@ -1,0 +1,129 @@
+"""Metrics and videos of finished episodes, collected row by row in bounded memory."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.common.logger.logger import Logger
+from dreamerv2.common.run.when import Counter, Every
+
+# Limits of one video, in frames and in bytes; encoding takes a second per thousand frames.
+MAX_FRAMES, MAX_BYTES = 3000, 256e6
+ALWAYS = ("total_steps", "total_episodes", "loaded_steps", "loaded_episodes")  # even if zero
+
+
+def counts(stats: Mapping[str, int]) -> dict[str, int]:
+    """Return the statistics of a replay to log: all but those counts of problems that are zero."""
+    return {key: count for key, count in stats.items() if count or key in ALWAYS}
+
+
+class EpisodeLog:
+    """Logs each finished episode: return, length, chosen entries, and sometimes a video.
+
+    A driver calls it with every row (`on_step`). An episode is kept as running sums and as the
+    frames of one video of bounded length, so that memory does not grow with the episode. The
+    videos show environment 0.
+
+    Args:
+        mode: train or eval, the prefix of the metrics.
+        logger: receives the metrics.
+        step: agent steps.
+        video_every: agent steps between videos; 0 for none.
+        keys: "sum", "mean" and "max" -> regular expression of the observation keys logged that way;
+            "video" -> list of the image keys to film. ["image"] stands for all images if none has
+            that name.
+        more: returns further numbers to log with an episode.
+
+    Attributes:
+        latest: the last return, by the name of its metric.
+        should_video: the schedule of the videos.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        logger: Logger,
+        step: Counter,
+        video_every: int,
+        keys: Mapping[str, Any],
+        more: Callable[[], Mapping[str, int]] = dict,
+    ):
+        self._mode, self._logger, self._step = mode, logger, step
+        self._films = video_every > 0
+        self._keys, self._more = keys, more
+        self._episodes: dict[int, _Episode] = {}
+        self._missing: set[str] = set()
+        self.should_video = Every(video_every)
+        self.latest: dict[str, float] = {}
+
+    def __call__(self, row: Mapping[str, np.ndarray], index: int) -> None:
+        """Take a row of environment `index`; log the episode if the row is its last."""
+        if row["is_first"]:
+            videos = self._videos(row) if self._films and index == 0 else []
+            self._episodes[index] = _Episode(row, self._keys, videos)
+        self._episodes[index].add(row)
+        if row["is_last"]:
+            self._log(self._episodes.pop(index), index)
+
+    def _log(self, episode: "_Episode", index: int) -> None:
+        self.latest = {f"{self._mode}_return": episode.score}
+        self._logger.add({"return": episode.score, "length": episode.rows - 1}, self._mode)
+        for (name, key), entry in episode.entries.items():
+            self._logger.scalar(f"{name}_{self._mode}_{key}", entry.result(name))
+        self._logger.add(self._more(), self._mode)
+        if index == 0 and self.should_video(self._step):
+            for key, frames in episode.videos.items():
+                self._logger.video(f"{self._mode}_policy_{key}", frames)
+        self._logger.write()
+
+    def _videos(self, row: Mapping[str, np.ndarray]) -> list[str]:
+        """Return the image keys to film; report once those that are no images."""
+        images = [key for key, value in row.items() if np.ndim(value) == 3]
+        chosen = list(self._keys["video"])
+        if chosen == ["image"]:
+            return chosen if "image" in images else images
+        for key in set(chosen) - set(images) - self._missing - {"image"}:
+            self._missing.add(key)
+            found = ", ".join(images) or "none"
+            print(f"--log_keys_video {key} is no image; there are {found}.", flush=True)
+        return [key for key in chosen if key in images]
+
+
+class _Episode:
+    """Running totals of an unfinished episode, and the frames of its videos."""
+
+    def __init__(self, row: Mapping[str, Any], keys: Mapping[str, Any], videos: list[str]):
+        self.score, self.rows = 0.0, 0
+        self.videos: dict[str, list[np.ndarray]] = {key: [] for key in videos}
+        matches = {n: [k for k in row if re.match(keys[n], k)] for n in ("sum", "mean", "max")}
+        totals = {key: _Totals() for found in matches.values() for key in found}
+        self.entries = {(name, key): totals[key] for name in matches for key in matches[name]}
+        self._totals = totals
+
+    def add(self, row: Mapping[str, np.ndarray]) -> None:
+        self.score += float(row["reward"])
+        self.rows += 1
+        for key, totals in self._totals.items():
+            totals.add(np.asarray(row[key], np.float64))
+        for key, frames in self.videos.items():
+            if self.rows <= min(MAX_FRAMES, 1 + MAX_BYTES // row[key].nbytes):
+                frames.append(row[key])
+
+
+class _Totals:
+    """Sum, mean and maximum of one entry over an episode."""
+
+    def __init__(self):
+        self._sum, self._count, self._max = 0.0, 0, -np.inf
+
+    def add(self, value: np.ndarray) -> None:
+        self._sum += float(value.sum())
+        self._count += value.size
+        self._max = np.maximum(self._max, value)
+
+    def result(self, name: str) -> float:
+        """Return the "sum" or "mean" of all elements, or the mean of every element's "max"."""
+        results = {"sum": self._sum, "mean": self._sum / self._count, "max": np.mean(self._max)}
+        return float(results[name])
