@@ -3,8 +3,8 @@
     python plot.py --indir ~/logdir --outdir ~/plots
     python plot.py --indir ~/logdir --outdir ~/plots --xaxis step --yaxis eval_return --bins 1e6
 
-Writes curves.png and .pdf (a panel per task), runs.json (the binned runs, to hand on), and for
-Atari games aggregate.png, .pdf, .md, .csv and .json (human-normalized metrics of all games).
+Writes curves.png and .pdf (a panel per task), runs.json (the binned runs, for other tools), and
+for Atari games aggregate.png, .pdf, .md, .csv and .json (human-normalized metrics of all games).
 """
 
 import argparse
@@ -21,35 +21,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.results import scores, stats
-from dreamerv2.common.results.figures import (
-    PALETTES,
-    check_limits,
-    draw_intervals,
-    draw_profiles,
-    gray_line,
-    legend,
-    limits,
-    palette,
-    panels,
-    short,
-    visible,
-)
-from dreamerv2.common.results.find import Loaded, distinct, order, select, shown
-from dreamerv2.common.results.find import load as load_runs
+from dreamerv2.common.results import figures, find, scores, stats
 from dreamerv2.common.results.formats import Curve, Run, make_folder, write_results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one sentence and exit status 2."""
+    """Run the command line; exit with status 2 and one sentence after a UserError."""
     args = parse_args(argv)
     try:
-        with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is only a $
+        with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a plain $
             make_plots(args)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    except OSError as error:  # a folder of somebody else, a full disk
+    except OSError as error:  # no permission, a full disk
         sys.stderr.write(f"'{error.filename or args.outdir}': {error.strerror}.\n")
         sys.exit(2)
 
@@ -75,26 +60,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--ylim", nargs=2, type=float, help="range of y")
     flag("--agg", choices=stats.AGGREGATES, default="mean", help="summary over seeds")
     flag("--band", choices=stats.BANDS, default="std", help="band; bootstrap is a 95%% interval")
+    palettes = ", ".join(figures.PALETTES)
     flag("--palette", nargs="+", default=["contrast"],
-         help=f"{', '.join(PALETTES)}, a matplotlib colormap, or a list of colors")  # fmt: skip
+         help=f"{palettes}, a matplotlib colormap, or a list of colors")  # fmt: skip
     flag("--format", nargs="+", choices=["png", "pdf"], default=["png", "pdf"])
     return parser.parse_args(argv)
 
 
 def make_plots(args: argparse.Namespace) -> None:
-    """Load, aggregate, draw and write everything that the flags ask for."""
+    """Load, aggregate, draw and write."""
     args.baselines = scores.baselines(args.baselines)
-    check_limits("--xlim", args.xlim)
-    check_limits("--ylim", args.ylim)
+    figures.check_limits("--xlim", args.xlim)
+    figures.check_limits("--ylim", args.ylim)
     data = load(args)
     runs = stats.bin_runs(data.runs, args.bins)
     curves = [*summarize(runs, args), *data.curves]
-    methods = order([curve.method for curve in curves], args.methods)
-    colors = dict(zip(methods, palette(args.palette, len(methods)), strict=True))
+    methods = find.order([curve.method for curve in curves], args.methods)
+    colors = dict(zip(methods, figures.palette(args.palette, len(methods)), strict=True))
     make_folder(args.outdir)
     save(draw_curves(curves, colors, data.yaxis, args), args, "curves")
-    write_results(args.outdir / "runs.json", runs)  # Beside curves.*: see runs.is_plots.
-    # References are returns of whole episodes: they say nothing about a loss.
+    write_results(args.outdir / "runs.json", runs)  # Beside curves.*: see find.is_plots.
+    # References are returns, so they do not compare with losses.
     if data.yaxis.endswith("_return"):
         compare(runs, data.curves, colors, args)
 
@@ -102,15 +88,15 @@ def make_plots(args: argparse.Namespace) -> None:
 # ---- Load
 
 
-def load(args: argparse.Namespace) -> Loaded:
-    """Read what --indir, --tasks and --methods ask for, under the task names of scores/."""
+def load(args: argparse.Namespace) -> find.Loaded:
+    """Read the runs of --indir, --tasks and --methods, with the names of scores/."""
     indirs = dict(zip(args.indir, prefixes(args), strict=True))
     yaxes = [args.yaxis] if args.yaxis else ["eval_return", "train_return"]
-    loaded = load_runs(indirs, args.outdir, args.xaxis, yaxes)
+    loaded = find.load(indirs, args.outdir, args.xaxis, yaxes)
     runs = [run._replace(task=scores.canonical(run.task)) for run in loaded.runs]
-    chosen = select([*runs, *loaded.curves], args.tasks, args.methods)
+    chosen = find.select([*runs, *loaded.curves], args.tasks, args.methods)
     loaded = loaded._replace(
-        runs=distinct([item for item in chosen if isinstance(item, Run)]),
+        runs=find.distinct([item for item in chosen if isinstance(item, Run)]),
         curves=[item for item in chosen if isinstance(item, Curve)],
     )
     report(loaded)
@@ -118,7 +104,7 @@ def load(args: argparse.Namespace) -> Loaded:
 
 
 def prefixes(args: argparse.Namespace) -> list[str]:
-    """Return the prefix of each --indir: none, the given ones, or the names of the folders."""
+    """Return the prefix of each --indir: none, as given, or the folder's name."""
     if args.prefix is None:
         return [""] * len(args.indir)
     names = args.prefix or [indir.resolve().stem for indir in args.indir]
@@ -129,8 +115,8 @@ def prefixes(args: argparse.Namespace) -> list[str]:
     return names
 
 
-def report(loaded: Loaded) -> None:
-    """Print what was read and what was left out."""
+def report(loaded: find.Loaded) -> None:
+    """Print the runs that were read, and notes about skipped files."""
     items = [*loaded.runs, *loaded.curves]
     print(f"Read {loaded.yaxis} of {len(items)} runs")
     for key in ("task", "method"):
@@ -156,7 +142,7 @@ def summarize(runs: Sequence[Run], args: argparse.Namespace) -> list[Curve]:
 def compare(
     runs: Sequence[Run], curves: Sequence[Curve], colors: dict[str, Any], args: argparse.Namespace
 ) -> None:
-    """Compute, write and draw the metrics across games, beside the published methods."""
+    """Compute, write and draw the metrics of all games, beside published methods."""
     ours = scores.collect(runs, curves)
     unknown = {item.task for item in (*runs, *curves)} - {*scores.load_scores()}
     if unknown:
@@ -172,7 +158,7 @@ def compare(
     methods = [*ours, *theirs]
     tables = scores.aggregate(methods), scores.improvements(ours, theirs), scores.profiles(methods)
     scores.write_tables(args.outdir, *tables)
-    lines = {m: {"color": color, "label": visible(m)} for m, color in colors.items()}
+    lines = {m: {"color": color, "label": figures.visible(m)} for m, color in colors.items()}
     lines |= {style["label"]: style for style in baseline_styles(args.baselines).values()}
     save(draw_aggregate(*map(pd.DataFrame, tables), lines), args, "aggregate")
 
@@ -183,20 +169,20 @@ def compare(
 def draw_curves(
     curves: Sequence[Curve], colors: dict[str, Any], yaxis: str, args: argparse.Namespace
 ) -> Figure:
-    """Draw a panel per task, from one to all 55 games."""
+    """Draw a panel per task."""
     tasks = sorted({curve.task for curve in curves})
     styles = baseline_styles(args.baselines if yaxis.endswith("_return") else [])
     xlabel = "environment frames" if args.xaxis == "step" else args.xaxis.replace("_", " ")
     labels = [*colors, *(style["label"] for style in styles.values())]
-    fig, axes = panels(len(tasks), labels, xlabel, yaxis.replace("_", " "))
+    fig, axes = figures.panels(len(tasks), labels, xlabel, yaxis.replace("_", " "))
     for ax, task in zip(axes, tasks, strict=True):
         suite, _, name = task.partition("_")
         ax.set_title((name or suite).replace("_", " ").title(), fontsize=10)
         own = [curve for curve in curves if curve.task == task]
-        own.sort(key=lambda curve: -[*colors].index(curve.method))  # The first method on top.
+        own.sort(key=lambda curve: -[*colors].index(curve.method))  # The first method is on top.
         draw_panel(ax, own, published_curves(task, styles, args), colors, styles, args)
         draw_lines(ax, task, styles, fixed=bool(args.ylim))
-    legend(fig, labels)
+    figures.legend(fig, labels)
     return fig
 
 
@@ -208,8 +194,8 @@ def draw_panel(
     styles: dict[str, dict[str, Any]],
     args: argparse.Namespace,
 ) -> None:
-    """Draw the curves of one task and set the limits by what is visible of them."""
-    left, right = args.xlim or limits([np.zeros(1), *(curve.xs for curve in own)], 0.0)
+    """Draw the curves of one task, with limits around their visible parts."""
+    left, right = args.xlim or figures.limits([np.zeros(1), *(curve.xs for curve in own)], 0.0)
     for curve in theirs:
         ax.plot(curve.xs, curve.mid, zorder=2, **styles[curve.method])
     for curve in own:
@@ -220,19 +206,19 @@ def draw_panel(
     bands = [(c, y) for c in own for y in (c.low, c.high)] + [(c, c.mid) for c in theirs]
     visible = [y[(c.xs >= left) & (c.xs <= right)] for c, y in bands]
     ax.set_xlim(left, right)
-    ax.set_ylim(args.ylim or limits(visible, 0.05))
+    ax.set_ylim(args.ylim or figures.limits(visible, 0.05))
 
 
 def published_curves(task: str, styles: dict[str, Any], args: argparse.Namespace) -> list[Curve]:
-    """Return the reference curves of a task; they are known over environment frames only."""
+    """Return the published curves of a task, known over environment frames only."""
     curves = scores.load_curves() if args.xaxis == "step" else ()
     return [curve for curve in curves if curve.task == task and curve.method in styles]
 
 
 def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bool) -> None:
-    """Draw final scores as horizontal lines; name those too far off instead of zooming out.
+    """Draw final scores as horizontal lines, and name those far outside the limits.
 
-    `fixed` keeps the limits as they are.
+    `fixed` keeps the limits.
     """
     table = scores.load_scores()
     left, right = ax.get_xlim()
@@ -249,7 +235,7 @@ def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bo
         edge = 0.03 * (high - low)
         ax.set_ylim(min(low, *near.values()) - edge, max(high, *near.values()) + edge)
     notes = [
-        f"{'↑' if value > high else '↓'} {name} {short(float(f'{value:.3g}'))}"
+        f"{'↑' if value > high else '↓'} {name} {figures.short(float(f'{value:.3g}'))}"
         for name, value in values.items()
         if name not in near
     ]
@@ -259,15 +245,15 @@ def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bo
 
 
 def baseline_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give every reference a line style and a label of its own."""
+    """Return a line style and a label for every reference."""
     labels = [name if name in scores.REFERENCES else name + scores.PUBLISHED for name in names]
-    return {name: gray_line(i, labels[i]) for i, name in enumerate(names)}
+    return {name: figures.gray_line(i, labels[i]) for i, name in enumerate(names)}
 
 
 def draw_aggregate(
     metrics: pd.DataFrame, chances: pd.DataFrame, curves: pd.DataFrame, lines: dict[str, Any]
 ) -> Figure:
-    """Draw the metrics of all methods, their performance profiles and who beats whom.
+    """Draw metrics, performance profiles and probabilities of improvement.
 
     `lines` has the line style of every method, see figures.gray_line.
     """
@@ -283,14 +269,14 @@ def draw_aggregate(
         ax = fig.add_subplot(grid[0, column])
         ax.set_title(str(name).replace("_", " ").replace("iqm", "IQM"), fontsize=10)
         ax.margins(x=0.15)
-        ax.use_sticky_edges = False  # Bars would have no margin.
-        draw_intervals(ax, rows, [*rows["method"]] if column == 0 else [], lines)
-    draw_profiles(fig.add_subplot(grid[1, :2]), curves, lines)
+        ax.use_sticky_edges = False  # Otherwise bars have no margin.
+        figures.draw_intervals(ax, rows, [*rows["method"]] if column == 0 else [], lines)
+    figures.draw_profiles(fig.add_subplot(grid[1, :2]), curves, lines)
     if len(chances):
         ax = fig.add_subplot(grid[1, 4:])
         ax.set_title("probability of improvement", fontsize=10)
         names = [f"{row.method} over {row.over}" for row in chances.itertuples()]
-        draw_intervals(ax, chances, names, lines)
+        figures.draw_intervals(ax, chances, names, lines)
         ax.axvline(0.5, color="#777777", linewidth=1, linestyle=":")
         ax.set_xlim(-0.03, 1.03)
     return fig
@@ -304,7 +290,7 @@ def save(fig: Figure, args: argparse.Namespace, name: str) -> None:
     FigureCanvasAgg(fig)
     for kind in args.format:
         fig.savefig(args.outdir / f"{name}.{kind}", dpi=120)
-        print(f"  wrote {shown(args.outdir / name)}.{kind}")
+        print(f"  wrote {find.shown(args.outdir / name)}.{kind}")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ import gymnasium
 from dreamerv2 import rules, rundir
 from dreamerv2.common import envs
 from dreamerv2.common.config import flags, paths
-from dreamerv2.common.config.config import Config
+from dreamerv2.common.config.config import OPEN_GROUPS, Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.logger.logger import Output
 from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import interrupt_on_any_signal
 from dreamerv2.common.run.when import Every, parse_every
 from dreamerv2.common.stdio import survive_closed_terminal
-from dreamerv2.runner import Runner, prepare
+from dreamerv2.runner import Runner, save_config
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CUSTOM = "custom_"  # prefix of the task's name of a library user's own environment
@@ -153,6 +153,37 @@ def run(
         prepare(config, ["action_repeat"] if own else ["action_repeat", "task"])
         print(config, describe(config), sep="\n", flush=True)
         return train(config, make_envs, make_agent, outputs)
+
+
+def prepare(config: Config, fixed: Sequence[str]) -> None:
+    """Save the config of a new run, or print the changes since the last start.
+
+    A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
+    a mistake must not overwrite the config that the checkpoint was made with.
+
+    Args:
+        fixed: keys whose values a run keeps.
+
+    Raises:
+        UserError: the directory cannot be written, its config not read, or a fixed value changed.
+    """
+    logdir = Path(config.logdir).expanduser()
+    path = logdir / "config.yaml"
+    if not path.exists():
+        save_config(config)
+    before, now = Config.load(path).flat, config.flat
+    for key in fixed:
+        if before.get(key, now[key]) != now[key]:
+            raise UserError(
+                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
+                "--configs it was started with, or another --logdir."
+            )
+    for key in sorted(before.keys() | now.keys()):
+        # An option that the run lacks is new in the program, unless it is a user's own.
+        known = key in before or key.partition(".")[0] in OPEN_GROUPS
+        was, new = before.get(key, "not set"), now.get(key, "not set")
+        if known and was != new:
+            print(f"Changed since the last start: {key} was {was}, now {new}.")
 
 
 def describe(config: Config) -> str:

@@ -72,7 +72,7 @@ def evaluate(
         policy = functools.partial(agent.policy, step=weights.step, mode="eval")
         limit = config.time_limit
         results = Results(run, limit if limit * config.action_repeat < WHOLE_GAME else 0)
-        with StopRequest(envs) as stop, EpisodeProgress(config.eval_eps) as progress:
+        with StopRequest(envs) as stop, EpisodeProgress("Evaluation", config.eval_eps) as progress:
 
             def score(row: dict[str, np.ndarray], index: int) -> None:
                 if index not in envs.abandoned:  # whose episode a stop has cut

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from dreamerv2.common import seeding
-from dreamerv2.common.config.config import OPEN_GROUPS, Config
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import adapter as spacefile
 from dreamerv2.common.envs import spaces
 from dreamerv2.common.errors import NotFinite, NothingToSample, UserError, cannot_write
@@ -51,7 +51,6 @@ class Runner:
         self._make_envs, self._make_agent, self._outputs = make_envs, make_agent, outputs
         self._schedulers: dict[str, Every | EverySeconds] = {}
         self._bar: Progress | None = None
-        self._eval_progress = EpisodeProgress(config.eval_eps)
         self._resumed = False
 
     def __enter__(self) -> "Runner":
@@ -102,9 +101,9 @@ class Runner:
         self._logger = Logger(step, outputs, config.action_repeat)
         opened.callback(self._logger.close)
         keys = {name: config[f"log_keys_{name}"] for name in ("sum", "mean", "max", "video")}
-        arguments = self._logger, step, config.eval_every, keys
-        self._train_log = EpisodeLog("train", *arguments, lambda: counts(self._replay.stats))
-        self._eval_log = EpisodeLog("eval", *arguments)
+        args = self._logger, step, config.eval_every, keys
+        self._train_log = EpisodeLog("train", *args, more=lambda: counts(self._replay.stats))
+        self._eval_log = EpisodeLog("eval", *args)
         self.register("train_video", self._train_log.should_video)
         self.register("eval_video", self._eval_log.should_video)
 
@@ -120,7 +119,7 @@ class Runner:
         self._train_envs = open_envs("train", count)
         self._eval_envs = open_envs("eval", max(1, min(count, self._config.eval_eps)))
         # The replay comes first: the counter must never run ahead of the experience.
-        callbacks = [self._replay.add_step, self._count_step, self._train_log, self._show_step]
+        callbacks = [self._replay.add_step, self._count_step, self._train_log, self._show_return]
         self.driver = Driver(self._train_envs, callbacks)
 
     def _make_learner(self) -> None:
@@ -146,11 +145,13 @@ class Runner:
     # --- callbacks of the driver ---
 
     def _count_step(self, row: dict[str, np.ndarray], index: int) -> None:
-        self.step.increment(not row["is_first"])
+        if not row["is_first"]:
+            self.step.increment()
+            if self._bar:
+                self._bar.update(self._config.action_repeat)
 
-    def _show_step(self, row: dict[str, np.ndarray], index: int) -> None:
-        if self._bar:
-            self._bar.update(self._config.action_repeat * (not row["is_first"]))
+    def _show_return(self, row: dict[str, np.ndarray], index: int) -> None:
+        if row["is_last"] and self._bar:
             self._bar.show(**self._train_log.latest)
 
     def _log_evaluation(self, row: dict[str, np.ndarray], index: int) -> None:
@@ -173,7 +174,9 @@ class Runner:
                 if step >= config.prefill:
                     replay.check_hope()
         # This driver logs nothing, because the return of random actions is not the agent's score.
-        Driver(self._eval_envs, [self._eval_replay.add_step])(random, episodes=1, stop=self.stop)
+        with EpisodeProgress("Random evaluation", 1) as progress:
+            driver = Driver(self._eval_envs, [self._eval_replay.add_step, progress])
+            driver(random, episodes=1, stop=self.stop)
         self._restart_episodes()
 
     def resume(self) -> None:
@@ -205,9 +208,10 @@ class Runner:
                 self._logger.add(self.agent.report(next(self._report_data)), prefix="eval")
         policy = functools.partial(self.agent.policy, step=self.step.value, mode="eval")
         episodes = self._config.eval_eps
-        callbacks = [self._eval_replay.add_step, self._eval_progress, self._log_evaluation]
-        with self._eval_progress:
-            Driver(self._eval_envs, callbacks)(policy, episodes=episodes, stop=self.stop)
+        with EpisodeProgress("Evaluation", episodes) as progress:
+            callbacks = [self._eval_replay.add_step, progress, self._log_evaluation]
+            driver = Driver(self._eval_envs, callbacks)
+            driver(policy, episodes=episodes, stop=self.stop)
         complete = not self.stop
         if complete:
             self._logger.add(counts(self._eval_replay.stats), prefix="eval")
@@ -277,37 +281,6 @@ def make_outputs(logdir: Path, start_frames: int) -> list[Output]:
     """Make the outputs for metrics: terminal, metrics.jsonl and TensorBoard."""
     files = JSONLOutput(logdir, start_frames), TensorBoardOutput(logdir, start_frames)
     return [TerminalOutput(), *files]
-
-
-def prepare(config: Config, fixed: Sequence[str]) -> None:
-    """Save the config of a new run, or print the changes since the last start.
-
-    A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
-    a mistake must not overwrite the config that the checkpoint was made with.
-
-    Args:
-        fixed: keys whose values a run keeps.
-
-    Raises:
-        UserError: the directory cannot be written, its config not read, or a fixed value changed.
-    """
-    logdir = Path(config.logdir).expanduser()
-    path = logdir / "config.yaml"
-    if not path.exists():
-        save_config(config)
-    before, now = Config.load(path).flat, config.flat
-    for key in fixed:
-        if before.get(key, now[key]) != now[key]:
-            raise UserError(
-                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
-                "--configs it was started with, or another --logdir."
-            )
-    for key in sorted(before.keys() | now.keys()):
-        # An option that the run lacks is new in the program, unless it is a user's own.
-        known = key in before or key.partition(".")[0] in OPEN_GROUPS
-        was, new = before.get(key, "not set"), now.get(key, "not set")
-        if known and was != new:
-            print(f"Changed since the last start: {key} was {was}, now {new}.")
 
 
 def save_config(config: Config) -> None:

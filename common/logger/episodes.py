@@ -15,12 +15,12 @@ ALWAYS = ("total_steps", "total_episodes", "loaded_steps", "loaded_episodes")  #
 
 
 def counts(stats: Mapping[str, int]) -> dict[str, int]:
-    """Return the statistics of a replay to log: all but those counts of problems that are zero."""
+    """Return the statistics of a replay, without counts of problems that are zero."""
     return {key: count for key, count in stats.items() if count or key in ALWAYS}
 
 
 class EpisodeLog:
-    """Logs each finished episode: return, length, chosen entries, and sometimes a video.
+    """Logs each finished episode: return, length, chosen entries and videos.
 
     A driver calls it with every row (`on_step`). An episode is kept as running sums and as the
     frames of one video of bounded length, so that memory does not grow with the episode. The
@@ -124,6 +124,6 @@ class _Totals:
         self._max = np.maximum(self._max, value)
 
     def result(self, name: str) -> float:
-        """Return the "sum" or "mean" of all elements, or the mean of every element's "max"."""
+        """Return "sum" or "mean" of all elements, or the mean of their "max" over time."""
         results = {"sum": self._sum, "mean": self._sum / self._count, "max": np.mean(self._max)}
         return float(results[name])

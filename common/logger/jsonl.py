@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, one line a step, whole whatever happens."""
+"""metrics.jsonl: one JSON object a line and a line a step, also after a crash."""
 
 import json
 import math
@@ -9,26 +9,25 @@ from typing import Any
 
 from dreamerv2.common.errors import cannot_write
 from dreamerv2.common.files import replacing
+from dreamerv2.common.logger.logger import Entry
 
 FILENAME = "metrics.jsonl"
 
 
 class JSONLOutput:
-    """Writes scalars to ``LOGDIR/metrics.jsonl``, as ``{"step": frames, name: value, ...}``.
+    """Writes ``{"step": frames, name: value, ...}`` to ``LOGDIR/metrics.jsonl``.
 
-    The file has one line a step: when the same step is written again, its line is replaced by one
-    that holds both, and a name logged several times at one step (the returns of several episodes)
-    is their mean. Every line is on file when ``write`` returns. NaN and infinity are no JSON; they
-    become null, which pandas reads as NaN.
+    A step has one line, which is replaced when the step is written again; a name logged several
+    times at one step (the returns of several episodes) becomes the mean. Every line is in the file
+    when ``write`` returns. NaN and infinity are written as null, which pandas reads as NaN.
 
-    At the start the file is repaired: lines that are no JSON object with a step (a process was
-    killed, a disk was full) are dropped, and so are values that would make a metric's steps
-    stand still or run backwards.
+    The constructor repairs the file: it drops lines that are no JSON object with a step (a process
+    was killed, a disk was full), and values at steps that do not increase.
 
     Args:
         logdir: folder of the file; created if missing.
         start_step: environment frames of the checkpoint the run continues from (0 for none);
-            lines beyond it are cut, because the run will write them again. None keeps them.
+            later lines are cut, because the run will write them again. None keeps them.
 
     Raises:
         UserError: the file cannot be read or written, now or in a later call.
@@ -40,17 +39,17 @@ class JSONLOutput:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             repair(self._path, start_step)
-            # Not in append mode: the last line is written in place when its step comes again.
+            # Not in append mode, because the last line is replaced in place.
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             self._line = _last_line(self._fd)
         except OSError as error:
             self.close()
             raise cannot_write(self._path, error) from error
         self._offset = os.fstat(self._fd).st_size - len(self._line)
-        self._step, self._values = _collected(self._line)
+        self._step, self._values = _parse_values(self._line)
 
-    def write(self, step: int, entries: Sequence[Any]) -> None:
-        """Put the scalars among the entries (kind, name, value) on file."""
+    def write(self, step: int, entries: Sequence[Entry]) -> None:
+        """Write the scalars among the entries."""
         scalars = [(name, value) for kind, name, value in entries if kind == "scalar"]
         if not scalars:
             return
@@ -66,53 +65,53 @@ class JSONLOutput:
             raise cannot_write(self._path, error) from error
 
     def flush(self) -> None:
-        """Return when the lines are on the disk itself, safe from a power cut."""
+        """Return when the lines are safe from a power failure."""
         try:
             os.fsync(self._fd)
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
-        """Close the file. Closing twice is fine."""
+        """Close the file; may be called twice."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
 
     def _replace(self, line: bytes) -> None:
-        """Write ``line`` over the current one, in one call unless the system splits it."""
+        """Write ``line`` over the last one."""
         try:
             _pwrite(self._fd, line, self._offset)
             if len(line) < len(self._line):
                 os.ftruncate(self._fd, self._offset + len(line))
         except OSError:
             os.ftruncate(self._fd, self._offset)
-            _pwrite(self._fd, self._line, self._offset)  # Fits: it was there before.
+            _pwrite(self._fd, self._line, self._offset)  # There is room: it was there before.
             raise
         self._line = line
 
 
 def repair(path: Path, start_step: int | None = None) -> None:
-    """Drop from a metrics file what ``JSONLOutput`` promises not to be there, and say so.
+    """Replace a metrics file by its valid lines, and print which others were dropped.
 
-    The file is replaced by a whole new one, or left alone if nothing is wrong with it. Raises
-    UserError where it cannot be written, OSError where it cannot be read.
+    Raises UserError if it cannot be written, OSError if it cannot be read.
     """
     if not path.exists():
         return
     counts = {"damaged": 0, "cut": 0, "repeated": 0}
     with path.open("rb") as source:
-        for _ in _sound_lines(source, start_step, counts):
-            pass  # A sound file is only read: that needs no room on the disk.
-    if not any(counts.values()):
+        for _ in _valid_lines(source, start_step, counts):
+            pass
+    if not any(counts.values()):  # Nothing to repair: leave the file untouched.
         return
     with path.open("rb") as source, replacing(path) as target:
-        target.writelines(_sound_lines(source, start_step, dict(counts)))
+        target.writelines(_valid_lines(source, start_step, dict(counts)))
     _report(path, counts, start_step)
 
 
-def _sound_lines(
+def _valid_lines(
     lines: Iterable[bytes], start_step: int | None, counts: dict[str, int]
 ) -> Iterator[bytes]:
+    """Yield the lines to keep, and count the others by reason."""
     last: dict[str, int] = {}
     for line in lines:
         entry = _parse(line)
@@ -144,18 +143,18 @@ def _report(path: Path, counts: dict[str, int], start_step: int | None) -> None:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the object of a whole line with a step, else None."""
+    """Return the object of a complete line with a step, else None."""
     try:
         # NaN and infinity are no JSON, but the 2021 release wrote them.
         entry = json.loads(line, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         return None
-    whole = line.endswith(b"\n") and isinstance(entry, dict)
-    return entry if whole and type(entry.get("step")) is int and entry["step"] >= 0 else None
+    complete = line.endswith(b"\n") and isinstance(entry, dict)
+    return entry if complete and type(entry.get("step")) is int and entry["step"] >= 0 else None
 
 
-def _collected(line: bytes) -> tuple[int | None, dict[str, list[Any]]]:
-    """Return the step and the values of a line that an earlier process wrote."""
+def _parse_values(line: bytes) -> tuple[int | None, dict[str, list[Any]]]:
+    """Return the step and the values of a line of an earlier process."""
     entry = _parse(line) or {}
     step = entry.pop("step", None)
     entry = {name: math.nan if x is None else x for name, x in entry.items()}
@@ -163,7 +162,7 @@ def _collected(line: bytes) -> tuple[int | None, dict[str, list[Any]]]:
 
 
 def _last_line(fd: int) -> bytes:
-    """Return the last line of a repaired file, empty for an empty file."""
+    """Return the last line of a repaired file; empty if the file is."""
     end = os.fstat(fd).st_size
     length = 4096
     while True:

@@ -1,4 +1,4 @@
-"""Metrics: collected by name during the loop, then written to every output at once."""
+"""Metrics, collected by name in the loop and written to every output at once."""
 
 import contextlib
 import time
@@ -26,7 +26,7 @@ class Output(Protocol):
     """A destination of the logger's entries."""
 
     def write(self, step: int, entries: Sequence[Entry]) -> None:
-        """Take the entries of one step, in environment frames; may return before they are saved."""
+        """Take the entries of a step (in frames); may return before they are saved."""
 
     def flush(self) -> None:
         """Return when all entries so far are saved."""
@@ -109,7 +109,7 @@ class Logger:
 
 
 def _number(name: str, value: Any) -> int | float:
-    """Return the Python number with the shortest text that restores ``value`` in its own type.
+    """Return the Python number with the shortest text that restores ``value``.
 
     So 0.1 in float32 becomes 0.1, not 0.10000000149011612.
     """

@@ -34,15 +34,11 @@ class TensorBoardOutput:
         logdir: folder of the event files; created on the first write.
         start_step: frames at which the run (re)starts. TensorBoard then hides what an earlier
             process logged beyond it. None hides nothing.
-        fps: playback speed of videos, frames per second.
     """
 
-    def __init__(
-        self, logdir: str | os.PathLike, start_step: int | None = None, fps: float = encode.FPS
-    ):
+    def __init__(self, logdir: str | os.PathLike, start_step: int | None = None):
         self._logdir = Path(logdir)
         self._start_step = start_step
-        self._fps = fps
         self._file: BinaryIO | None = None
         self._reported = False
         self._failure: BaseException | None = None
@@ -65,11 +61,13 @@ class TensorBoardOutput:
         self._raise_failure()
 
     def close(self) -> None:
-        """Write the queued entries, end the thread and close the file; may be called twice."""
+        """Write queued entries, end the thread, close the file; may be called twice."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
-        self._close_file()
+        file, self._file = self._file, None
+        if file:
+            file.close()
         self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -90,7 +88,7 @@ class TensorBoardOutput:
         self._queue.task_done()
 
     def _write(self, step: int, wall_time: float, entries: Sequence[Entry]) -> None:
-        values = [_value(kind, name, value, self._fps) for kind, name, value in entries]
+        values = [_value(*entry) for entry in entries]
         summary = summary_pb2.Summary(value=values)
         event = event_pb2.Event(step=step, wall_time=wall_time, summary=summary)
         if self._file is None:
@@ -133,15 +131,10 @@ class TensorBoardOutput:
                 file.truncate(start)
             raise
 
-    def _close_file(self) -> None:
-        file, self._file = self._file, None
-        if file:
-            file.close()
-
     def _report(self, error: OSError) -> None:
-        if self._reported:
+        reported, self._reported = self._reported, True
+        if reported:
             return
-        self._reported = True
         with contextlib.suppress(OSError):  # Standard output may be on the same full disk.
             print(
                 f"Warning: cannot write TensorBoard events to {self._logdir} "
@@ -156,13 +149,13 @@ def _newest(logdir: Path) -> int:
     return max((int(match[1]) for match in matches if match), default=-1)
 
 
-def _value(kind: str, name: str, value: Any, fps: float) -> summary_pb2.Summary.Value:
+def _value(kind: str, name: str, value: Any) -> summary_pb2.Summary.Value:
     if kind == "scalar":
         return summary_pb2.Summary.Value(tag=name, simple_value=float(value))
     if kind == "text":
         return _text(name, value)
     height, width, channels = value.shape[-3:]
-    gif = encode.encode_gif(value, fps)
+    gif = encode.encode_gif(value)
     image = summary_pb2.Summary.Image(
         height=height, width=width, colorspace=channels, encoded_image_string=gif
     )

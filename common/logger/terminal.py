@@ -1,4 +1,4 @@
-"""The terminal: lines of metrics, and progress bars (plain lines if there is no terminal)."""
+"""Lines of metrics and progress bars on a terminal, or plain lines without one."""
 
 import shutil
 import sys
@@ -120,43 +120,29 @@ class Progress:
             print(f"{self._label}: {done}, {steps:,} steps", flush=True)
 
 
-class EpisodeProgress:
-    """Shows the progress of an evaluation: episodes that ended, and steps taken.
+class EpisodeProgress(Progress):
+    """Shows the progress of an evaluation: finished episodes and steps.
 
-    A driver calls it with every row (`on_step`). Use as a context manager around each evaluation;
-    rows outside are ignored. An episode of LONG_EPISODE steps is reported once for all evaluations.
+    A driver calls it with every row (`on_step`). An episode of LONG_EPISODE steps is reported once.
 
     Args:
-        total: episodes of an evaluation.
+        label: name of the phase.
+        total: episodes to play.
     """
 
-    def __init__(self, total: int):
-        self._total = total
-        self._bar: Progress | None = None
-        self._warned = False
-
-    def __enter__(self) -> "EpisodeProgress":
-        self._bar = Progress("Evaluation", self._total, "episodes").__enter__()
+    def __init__(self, label: str, total: int):
+        super().__init__(label, total, "episodes")
         self._steps, self._lengths = 0, {}
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        bar, self._bar = self._bar, None
-        bar.__exit__()
+        self._warned = False
 
     def __call__(self, row: Mapping[str, Any], index: int) -> None:
         """Count a row of environment `index`."""
-        if self._bar is None:
-            return
         length = 0 if row["is_first"] else self._lengths.get(index, 0) + 1
         self._lengths[index] = length
         self._steps += length > 0
-        self._bar.update(int(row["is_last"]))
-        self._bar.report(self._steps)
+        self.update(int(row["is_last"]))
+        self.report(self._steps)
         if length >= LONG_EPISODE and not self._warned:
             self._warned = True
-            tqdm.tqdm.write(
-                f"No episode has ended in {length:,} steps of the evaluation. Episodes that never "
-                "end need --time_limit.",
-                file=sys.stdout,
-            )
+            message = f"No episode has ended in {length:,} steps; the evaluation waits for its end."
+            tqdm.tqdm.write(f"{message} Episodes that never end need --time_limit.", sys.stdout)

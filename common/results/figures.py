@@ -1,4 +1,4 @@
-"""Parts of figures: palettes, a grid of small panels, a legend for all, intervals, profiles."""
+"""Parts of figures: palettes, panels with a legend, intervals and profiles."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,21 +13,21 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from dreamerv2.common.errors import UserError, nearest
 
 PALETTES = {
-    # Okabe and Ito's colors, told apart by the color-blind; without the yellow, lost on white.
+    # Okabe and Ito's colors for the color-blind, without yellow, which is too light on white.
     "contrast": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"],
     "discrete": "tab10",
     "gradient": "viridis",
 }
-# Five grays and six patterns: thirty lines before one looks like another.
+# Five grays and six patterns make thirty different lines.
 GRAYS = ["#777777", "#AAAAAA", "#444444", "#BBBBBB", "#999999"]
 DASHES = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))]
 
 
 def palette(names: Sequence[str], count: int) -> list[Any]:
-    """Return `count` colors of a named palette, a matplotlib colormap or a list of colors."""
+    """Return `count` colors of a palette, a matplotlib colormap or a list."""
     colors = PALETTES.get(names[0], names[0]) if len(names) == 1 else list(names)
     if names[0] in PALETTES and isinstance(colors, list) and count > len(colors):
-        colors = "turbo"  # Two methods in one color would be worse than similar colors.
+        colors = "turbo"  # Similar colors are better than two methods in one color.
     if isinstance(colors, str) and colors in matplotlib.colormaps:
         colormap = matplotlib.colormaps[colors]
         spread = [colormap(x) for x in np.linspace(0.0, 0.85, count)]
@@ -43,9 +43,9 @@ def palette(names: Sequence[str], count: int) -> list[Any]:
 def panels(
     count: int, labels: Sequence[str], xlabel: str, ylabel: str
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure of `count` panels with room for a legend of `labels` below; inches inside.
+    """Return a figure of `count` panels with room for a legend of `labels` below.
 
-    Margins are set by hand: matplotlib's layout engines take seconds for 55 panels.
+    Margins are set in inches, because matplotlib's layout engines take seconds for 55 panels.
     """
     width, height = (6.0, 3.8) if count == 1 else (3.2, 2.4) if count <= 6 else (2.3, 1.8)
     cols = count if count <= 3 else int(np.ceil(np.sqrt(1.1 * count)))
@@ -74,13 +74,13 @@ def panels(
 
 
 def legend_columns(width: float, labels: Sequence[str]) -> int:
-    """Return how many of the labels fit beside each other in a figure `width` inches wide."""
+    """Return the number of labels that fit in one row of a figure `width` inches wide."""
     longest = max(map(len, labels))
     return min(len(labels), max(1, int(width / (0.6 + 0.075 * longest))))
 
 
 def tidy(ax: Axes) -> None:
-    """Give a panel few short tick labels, a light grid and no box."""
+    """Set few short tick labels, a light grid and no box for a panel."""
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
         axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -108,14 +108,14 @@ def limits(arrays: Sequence[np.ndarray], margin: float) -> tuple[float, float]:
 
 
 def check_limits(flag: str, ends: Sequence[float] | None) -> None:
-    """Raise UserError if the limits that a flag gives, if any, are no range."""
+    """Raise UserError if the limits of a flag are no range; None is accepted."""
     if ends and not (np.isfinite(ends).all() and ends[0] < ends[1]):
         numbers = " and ".join(f"{end:g}" for end in ends)
         raise UserError(f"{flag} takes two finite numbers, the lower one first, not {numbers}.")
 
 
 def legend(fig: Figure, order: Sequence[str]) -> None:
-    """Draw one legend for all panels below them, of those labels in `order` that were drawn."""
+    """Draw one legend below all panels, with the labels in `order` that were drawn."""
     entries = {}
     for ax in fig.axes:
         for line in ax.lines:
@@ -130,12 +130,12 @@ def legend(fig: Figure, order: Sequence[str]) -> None:
 
 
 def visible(label: str) -> str:
-    """Return a label as a legend shows it: matplotlib hides those that begin with '_'."""
+    """Return a label for a legend; matplotlib would hide a label that begins with '_'."""
     return f" {label}" if label.startswith("_") else label
 
 
 def gray_line(index: int, label: str) -> dict[str, Any]:
-    """Return the line style of the index-th reference: gray, behind colors, dashed its own way."""
+    """Return the line style of the index-th reference: a gray with its own dashes."""
     color, dashes = GRAYS[index % len(GRAYS)], DASHES[index % len(DASHES)]
     return {"color": color, "linestyle": dashes, "linewidth": 1.2, "label": label}
 
@@ -143,7 +143,7 @@ def gray_line(index: int, label: str) -> dict[str, Any]:
 def draw_intervals(
     ax: Axes, rows: pd.DataFrame, names: Sequence[str], lines: dict[str, Any]
 ) -> None:
-    """Draw each row's value as a mark on its confidence interval, the first row on top."""
+    """Draw the value and the confidence interval of each row, the first row on top."""
     tidy(ax)
     ax.set_yticks(range(len(names)) if names else [], names)
     ax.set_ylim(len(rows) - 0.4, -0.6)

@@ -1,4 +1,4 @@
-"""Find training runs at any depth of some folders, name them, and load one metric of each."""
+"""Find training runs in folders, name them, and load one metric of each."""
 
 import concurrent.futures
 import functools
@@ -12,24 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.results.formats import (
-    WHOLE_GAME,
-    Curve,
-    Run,
-    metric_names,
-    read_curves,
-    read_metrics,
-    read_results,
-)
+from dreamerv2.common.results import formats
+from dreamerv2.common.results.formats import Curve, Run
 
 METRICS = "metrics.jsonl"
-# Thousands of files that are no results; listing them would take longer than reading the runs.
+# Folders with thousands of other files, which take longer to list than the runs to read.
 DATA_FOLDERS = {"train_episodes", "eval_episodes", "checkpoints", "videos"}
-PARALLEL = 50e6  # bytes of metrics from which on starting processes pays off
+PARALLEL_BYTES = 50e6  # of metrics, above which several processes read faster than one
 
 
 class Loaded(NamedTuple):
-    """What was read: `yaxis` is the metric found, `notes` say what was left out and why."""
+    """Runs and curves, their metric `yaxis`, and `notes` about skipped files."""
 
     runs: list[Run]
     curves: list[Curve]
@@ -43,14 +36,14 @@ def load(
     xaxis: str = "step",
     yaxes: Sequence[str] = ("eval_return", "train_return"),
 ) -> Loaded:
-    """Read the first of the metrics `yaxes` that the runs have from every source.
+    """Read the first of the metrics `yaxes` that any run has.
 
     `indirs` maps folders or files to a prefix for their methods ("" for none); see
-    find_sources for `exclude`. Raises UserError that says what was looked for if nothing is found.
+    find_sources for `exclude`. Raises UserError if nothing is found.
     """
     found = [(file, indir) for indir in indirs for file in find_sources(indir, exclude)]
-    found, notes = _leave_out(found)
-    # Folders given may overlap; a run twice would pass for two seeds.
+    found, notes = _skip(found)
+    # Folders may overlap; a run must not count as two seeds.
     files = [*{file.resolve(): (file, indir) for file, indir in reversed(found)}.values()][::-1]
     for yaxis in yaxes:
         loaded = _load(files, indirs, xaxis, yaxis)
@@ -60,11 +53,11 @@ def load(
     raise UserError(nothing + "".join(f" Note: {note}." for note in notes))
 
 
-def _leave_out(
+def _skip(
     found: list[tuple[pathlib.Path, pathlib.Path]],
 ) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
-    """Leave out what cannot be opened, and plots unless asked for; return notes that say so."""
-    closed = [file for file, _ in found if not os.access(file, os.R_OK)]  # Or a link to nothing.
+    """Drop unreadable files and folders of plots below `indir`; return notes too."""
+    closed = [file for file, _ in found if not os.access(file, os.R_OK)]  # dangling links too
     below = [file.parent for file, indir in found if indir not in (file, file.parent)]
     plots = [folder for folder in dict.fromkeys(below) if is_plots(folder)]
     kept = [
@@ -80,7 +73,7 @@ def _leave_out(
 
 
 def is_plots(folder: pathlib.Path) -> bool:
-    """Tell whether plot.py wrote this folder: what it drew must not come back as more seeds."""
+    """Return whether plot.py wrote this folder, whose results are no further seeds."""
     drawn = (folder / "curves.png").exists() or (folder / "curves.pdf").exists()
     return drawn and (folder / "runs.json").exists() and not (folder / METRICS).exists()
 
@@ -91,19 +84,20 @@ def _load(
     xaxis: str,
     yaxis: str,
 ) -> Loaded:
-    runs, curves, foreign, without, garbled, cut, damaged = [], [], [], [], [], [], Counter()
+    runs, curves, foreign, empty, unreadable, cut, damaged = [], [], [], [], [], [], Counter()
     metrics = read_many([file for file, _ in files if file.name == METRICS], xaxis, yaxis)
     for file, indir in files:
         found: list[Any] | None
         if file.name == METRICS:
             xs, ys, damaged[file] = metrics[file]
             config = read_names(file.with_name("config.yaml"))
-            garbled += [file.with_name("config.yaml")] if config is None else []
+            unreadable += [file.with_name("config.yaml")] if config is None else []
             found = [Run(*identify(file.parent, indir, config or {}), xs, ys)]
-            without += [] if len(xs) else [file]
+            empty += [] if len(xs) else [file]
             cut += [file] if config and ends_early(config) else []
         else:
-            found = read_curves(file) if file.suffix == ".csv" else read_results(file)
+            read = formats.read_curves if file.suffix == ".csv" else formats.read_results
+            found = read(file)
             foreign += [file] if found is None else []
         if found is None and file == indir:
             raise UserError(f"The file '{file}' is in none of the formats of scores/README.md.")
@@ -112,12 +106,13 @@ def _load(
                 method = "_".join(filter(None, (indirs[indir], item.method)))
                 named = item._replace(task=shown(item.task), method=shown(method))
                 (runs if isinstance(item, Run) else curves).append(named)
-    broken = [file for file, count in damaged.items() if count]
     notes = [
-        *_note(damaged.total(), "damaged lines skipped", broken),
-        *_note(len(without), f"runs without '{yaxis}' over '{xaxis}' skipped", without),
+        *_note(
+            damaged.total(), "damaged lines skipped", [file for file in damaged if damaged[file]]
+        ),
+        *_note(len(empty), f"runs without '{yaxis}' over '{xaxis}' skipped", empty),
         *_note(len(cut), "runs end episodes early: not comparable with scores of whole ones", cut),
-        *_note(len(garbled), "unreadable config.yaml skipped", garbled),
+        *_note(len(unreadable), "unreadable config.yaml skipped", unreadable),
         *_note(len(foreign), "other .json and .csv files skipped", foreign),
     ]
     return Loaded(runs, curves, yaxis, notes)
@@ -126,16 +121,16 @@ def _load(
 def read_many(
     files: Sequence[pathlib.Path], xaxis: str, yaxis: str
 ) -> dict[pathlib.Path, tuple[np.ndarray, np.ndarray, int]]:
-    """Read two metrics from many metrics.jsonl, see read_metrics; from large ones in parallel."""
-    read = functools.partial(read_metrics, xaxis=xaxis, yaxis=yaxis)
-    if sum(file.stat().st_size for file in files) < PARALLEL:
+    """Read two metrics from many files, see read_metrics; large ones in parallel."""
+    read = functools.partial(formats.read_metrics, xaxis=xaxis, yaxis=yaxis)
+    if sum(file.stat().st_size for file in files) < PARALLEL_BYTES:
         return dict(zip(files, map(read, files), strict=True))
     with concurrent.futures.ProcessPoolExecutor() as pool:
         return dict(zip(files, pool.map(read, files), strict=True))
 
 
-def _note(count: int, what: str, files: list[pathlib.Path]) -> list[str]:
-    return [f"{count} {what}, the first in {shown(files[0])}"] if count else []
+def _note(count: int, text: str, files: list[pathlib.Path]) -> list[str]:
+    return [f"{count} {text}, the first in {shown(files[0])}"] if count else []
 
 
 def _nothing_found(
@@ -145,7 +140,7 @@ def _nothing_found(
     if not metrics:
         places = " or ".join(f"'{indir}'" for indir in indirs)
         return f"No {METRICS}, .json results or .csv curves were found at any depth of {places}."
-    names = sorted(set().union(*(metric_names(file) for file in metrics)))
+    names = sorted(set().union(*(formats.metric_names(file) for file in metrics)))
     wanted = " or ".join(f"'{yaxis}'" for yaxis in yaxes)
     nothing = f"None of the {len(metrics)} {METRICS} found has numbers for {wanted} over '{xaxis}'"
     present = [yaxis for yaxis in yaxes if yaxis in names]
@@ -164,10 +159,9 @@ def shown(name: str | pathlib.Path) -> str:
 
 
 def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Path]:
-    """List the files under `indir` that may hold results, or `indir` itself if it is a file.
+    """List the files of results below `indir`, or `indir` itself if it is a file.
 
-    `exclude` is the folder plots go to: its own results must not come back as further seeds.
-    Raises UserError if there is no such file or folder.
+    `exclude` is the folder of the plots, which is not read. Raises UserError if `indir` is missing.
     """
     if indir.is_file():
         return [indir]
@@ -178,7 +172,7 @@ def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Pat
 
 def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
     visited, roots = {exclude}, [indir]
-    for root in roots:  # Links come last: a folder is named by its own place where it has one.
+    for root in roots:  # Links come last, since a folder is named by its own place if it has one.
         for folder, subfolders, files in os.walk(root):
             here = pathlib.Path(folder)
             if here.resolve() in visited:
@@ -187,7 +181,7 @@ def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
             visited.add(here.resolve())
             subfolders[:] = sorted(set(subfolders) - DATA_FOLDERS)
             roots += [here / name for name in subfolders if (here / name).is_symlink()]
-            # What else a run folder holds belongs to the run (checkpoint notes, evaluations).
+            # Other files in the folder of a run belong to the run (checkpoints, evaluations).
             names = [METRICS] if METRICS in files else sorted(files)
             yield from (here / n for n in names if n == METRICS or n.endswith((".json", ".csv")))
 
@@ -197,12 +191,11 @@ def identify(
 ) -> tuple[str, str, str]:
     """Name the task, method and seed of the run in `folder`, found under `indir`.
 
-    What its config.yaml says (see read_names) comes first. The rest comes from the folders, read as
-    .../task/method/seed; a folder that does not follow this order (its config names another
-    task) is a method of its own, called by its path below `indir` without the seed.
+    Its config.yaml (see read_names) comes first, then the folders .../task/method/seed. If the
+    config names another task, the method is the path below `indir` without the seed.
     """
     indir = indir.parent if indir.is_file() else indir
-    # By the names given, not where links lead: those are the user's layout.
+    # The names as given, not the targets of links: they are the layout of the user.
     folder, indir = (pathlib.Path(os.path.abspath(path)) for path in (folder, indir))
     parts = ("", "", *folder.parts)[-3:]
     task = config.get("task", parts[0])
@@ -217,15 +210,15 @@ def identify(
 
 
 def fold(task: str) -> str:
-    """Reduce a task name to what its spellings share: 'atari_jamesbond' and 'atari_James_Bond'."""
+    """Map spellings of a task to one: 'atari_jamesbond' and 'atari_James_Bond'."""
     return task.lower().replace("_", "").replace("ballincup", "cup")
 
 
 def read_names(path: pathlib.Path) -> dict[str, str] | None:
-    """Read what names a run and ends its episodes from a config.yaml.
+    """Read task, method, seed and limits of a run from its config.yaml.
 
-    Empty without one, None if it is unreadable. Five plain values out of hundreds of lines: parsing
-    the YAML of fifty runs would take longer than reading their metrics.
+    Empty if there is none, None if it is unreadable. A regular expression, since parsing the YAML
+    of fifty runs would take longer than reading their metrics.
     """
     if not path.is_file():
         return {}
@@ -237,16 +230,16 @@ def read_names(path: pathlib.Path) -> dict[str, str] | None:
 
 
 def ends_early(config: dict[str, str]) -> bool:
-    """Whether a game of Atari ends sooner than those of the published scores."""
+    """Return whether Atari games end sooner than those of the published scores."""
     try:
         limit = float(config.get("time_limit", 0)) * float(config.get("action_repeat", 1))
     except ValueError:
         return False
-    return config.get("task", "").startswith("atari_") and 0 < limit < WHOLE_GAME
+    return config.get("task", "").startswith("atari_") and 0 < limit < formats.WHOLE_GAME
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Give runs that share task, method and seed (two folders, both seed 0) a seed of their own."""
+    """Rename the seeds of runs that share task, method and seed."""
     seen: Counter[tuple[str, ...]] = Counter()
     result = []
     for run in runs:
@@ -257,9 +250,9 @@ def distinct(runs: Iterable[Run]) -> list[Run]:
 
 
 def select(items: Sequence[Any], tasks: Sequence[str], methods: Sequence[str]) -> list[Any]:
-    """Keep the runs or curves whose task and method match one of the regexes each.
+    """Return the runs or curves whose task and method match one of the regexes each.
 
-    Raises UserError that says what there is if none does.
+    Raises UserError if there are none.
     """
     ranks = [(rank(item.task, tasks), rank(item.method, methods)) for item in items]
     chosen = [item for item, found in zip(items, ranks) if None not in found]
@@ -274,7 +267,7 @@ def select(items: Sequence[Any], tasks: Sequence[str], methods: Sequence[str]) -
 
 
 def rank(name: str, patterns: Sequence[str]) -> int | None:
-    """Return the number of the first regex found in the name, None if there is none."""
+    """Return the index of the first regex found in the name, None if there is none."""
     try:
         return next((i for i, pattern in enumerate(patterns) if re.search(pattern, name)), None)
     except re.error as error:
@@ -282,5 +275,5 @@ def rank(name: str, patterns: Sequence[str]) -> int | None:
 
 
 def order(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Sort the distinct names by the regex they match, then by themselves."""
+    """Sort the distinct names by the regex that they match, then by name."""
     return sorted(set(names), key=lambda name: (rank(name, patterns), name))

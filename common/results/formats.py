@@ -1,4 +1,4 @@
-"""The file formats of results: metrics of a run, binned runs, curves. Reading and writing.
+"""File formats of results: metrics of a run, binned runs, and curves.
 
 metrics.jsonl   one JSON object a line, each metric in some of the lines
 *.json          binned results of the 2021 release: a list of {task, method, seed, xs, ys}
@@ -18,7 +18,7 @@ from dreamerv2.common.errors import UserError
 
 CURVE_COLUMNS = ["task", "method", "step", "mean", "std", "seeds"]
 WHOLE_GAME = 108_000  # frames of Atari, after which the published scores end an episode
-CHUNK = 2**24  # bytes of a metrics file held at a time
+CHUNK = 2**24  # bytes of a metrics file in memory at a time
 
 
 class Run(NamedTuple):
@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A metric summarized over seeds; xs, mid, low and high are float64 [N], NaN where unknown."""
+    """A metric summarized over seeds, float64 [N] each; NaN where unknown."""
 
     task: str
     method: str
@@ -45,15 +45,15 @@ class Curve(NamedTuple):
 def read_metrics(path: pathlib.Path, xaxis: str, yaxis: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Read two metrics from a metrics.jsonl of any size.
 
-    Returns xs [N], ys [N] from the lines that have both as finite numbers, and the number of
-    damaged lines: a crash cuts the last line, a full disk one in the middle.
+    Returns xs [N], ys [N] from the lines with both as finite numbers, and the number of damaged
+    lines (a crash cuts the last line, a full disk a line in the middle).
     """
     marker = json.dumps(yaxis).encode()
     pairs, damaged = [], 0
     with path.open("rb") as file:
         while lines := file.readlines(CHUNK):
             lines = [line for line in map(bytes.strip, lines) if line]
-            # Decoding JSON is the slow part, and most lines of a run are about other metrics.
+            # Decoding JSON is slow, and most lines of a run hold other metrics.
             wanted = [line for line in lines if marker in line]
             others = [line for line in lines if marker not in line]
             damaged += sum(line[:1] != b"{" or line[-1:] != b"}" for line in others)
@@ -62,7 +62,7 @@ def read_metrics(path: pathlib.Path, xaxis: str, yaxis: str) -> tuple[np.ndarray
             pairs += [(r[xaxis], r[yaxis]) for r in records if xaxis in r and yaxis in r]
     try:
         xs, ys = _finite(pairs)
-    except OverflowError:  # an integer that no float64 is
+    except OverflowError:  # an integer beyond float64
         xs, ys = _finite([pair for pair in pairs if not any(map(_too_large, pair))])
     return xs, ys, damaged
 
@@ -86,7 +86,7 @@ def _decode_line(line: bytes) -> Any:
 
 
 def _finite(pairs: list[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Split (x, y) pairs into two float64 arrays, without the pairs that are no finite numbers."""
+    """Split (x, y) pairs into two float64 arrays, without non-finite numbers."""
     numbers = [
         p for p in pairs if isinstance(p[0], (int, float)) and isinstance(p[1], (int, float))
     ]
@@ -100,14 +100,14 @@ def _too_large(value: Any) -> bool:
 
 
 def metric_names(path: pathlib.Path) -> set[str]:
-    """Return the metrics that the first 1000 readable lines of a metrics.jsonl name."""
+    """Return the names of metrics in the first 1000 lines of a metrics.jsonl."""
     with path.open("rb") as file:
         lines = [line for line, _ in zip(file, range(1000), strict=False)]
     return {name for record in _decode(lines) for name in record}
 
 
 def read_results(path: pathlib.Path) -> list[Run] | None:
-    """Read the binned results of the 2021 release; None if the file holds something else."""
+    """Read binned results of the 2021 release; None if the file has another format."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         runs = [
@@ -121,7 +121,7 @@ def read_results(path: pathlib.Path) -> list[Run] | None:
 
 
 def read_curves(path: pathlib.Path) -> list[Curve] | None:
-    """Read a file of curves in the format of scores/; None if it is no such text."""
+    """Read curves in the format of scores/; None if the file has another format."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = [row for row in csv.reader(file) if any(map(str.strip, row))] or [[]]
@@ -139,13 +139,13 @@ def read_curves(path: pathlib.Path) -> list[Curve] | None:
 
 
 def _curve(name: tuple[str, str], table: np.ndarray) -> Curve:
-    """Make a curve with a band of one standard deviation from rows of step, mean, std."""
+    """Return a curve with a band of one std, from rows of step, mean, std."""
     xs, mean, std = table.T
     return Curve(*name, xs, mean, mean - std, mean + std)
 
 
 def make_folder(path: pathlib.Path) -> None:
-    """Make a folder and those above it; UserError if something else is in the way."""
+    """Create a folder and its parents. Raises UserError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -153,6 +153,6 @@ def make_folder(path: pathlib.Path) -> None:
 
 
 def write_results(path: pathlib.Path, runs: Sequence[Run]) -> None:
-    """Write binned runs in the format that read_results reads."""
+    """Write binned runs in the format of read_results."""
     entries = [run._replace(xs=run.xs.tolist(), ys=run.ys.tolist())._asdict() for run in runs]
     path.write_text(json.dumps(entries))

@@ -1,4 +1,4 @@
-"""Reference scores (the folder scores/) and how a user's runs compare with them.
+"""Reference scores (the folder scores/), and comparisons of runs with them.
 
 A score is normalized by two references of its game, (score - random) / (reference - random):
 "gamer" by a professional human player, "record" by the human world record. Files, sources and
@@ -21,10 +21,10 @@ from dreamerv2.common.results.find import fold
 from dreamerv2.common.results.formats import Curve, Run, read_curves
 
 REFERENCES = ("random", "human", "record")
-PUBLISHED = " (published)"  # Tells the paper's dreamerv2 from a user's runs of that name.
+PUBLISHED = " (published)"  # distinguishes the paper's dreamerv2 from runs with that name
 FRAMES = 200_000_000  # of every score in atari_scores.csv
 REPLICATES = 1000
-# What a table says about itself, for whoever it is handed on to.
+# Printed below every table, for readers who have the table alone.
 NOTES = (
     "A run's score is its mean over the last bin. Scores are normalized by a human gamer (or the "
     "human record) as 1 and random play as 0. gamer_median, gamer_mean, record_mean and "
@@ -38,12 +38,12 @@ NOTES = (
 
 
 class Scores(NamedTuple):
-    """The final scores of one method: values [G, S] for G tasks, NaN-padded to S seeds."""
+    """Final scores of one method: values [G, S], G tasks, NaN-padded to S seeds."""
 
     method: str
     tasks: list[str]
     values: np.ndarray
-    frames: float  # where the shortest run ended
+    frames: float  # at the end of the shortest run
 
     def on(self, tasks: Sequence[str]) -> "Scores":
         """Return the scores on those of the tasks that this method has."""
@@ -71,19 +71,19 @@ def load_curves() -> tuple[Curve, ...]:
 
 
 def canonical(task: str) -> str:
-    """Return the name that scores/ has for a task ('atari_jamesbond' -> 'atari_james_bond')."""
+    """Return the name of a task in scores/ ('atari_jamesbond' -> 'atari_james_bond')."""
     known = {*load_scores(), *(curve.task for curve in load_curves())}
     return {fold(name): name for name in known}.get(fold(task), task)
 
 
 def references(task: str) -> dict[str, float]:
-    """Return the scores of random play and of a human on a task; empty if they are unknown."""
+    """Return the scores of random play and of a human on a task; empty if unknown."""
     row = load_scores().get(canonical(task), {})
     return {name: row[name] for name in ("random", "human") if name in row}
 
 
 def baselines(names: Sequence[str]) -> list[str]:
-    """Check the names of references and published methods; UserError names the nearest."""
+    """Return the names of baselines; UserError if one is unknown."""
     known = [*next(iter(load_scores().values()))]
     for name in names:
         if name not in known:
@@ -93,7 +93,7 @@ def baselines(names: Sequence[str]) -> list[str]:
 
 
 def normalize(values: np.ndarray, tasks: Sequence[str], reference: str) -> np.ndarray:
-    """Scale scores [..., G, S] so that random play is 0 and the reference ('human') is 1."""
+    """Scale scores [..., G, S] so that random play is 0 and the reference is 1."""
     table = load_scores()
     low, high = (np.array([[table[t][name]] for t in tasks]) for name in ("random", reference))
     return (values - low) / (high - low)
@@ -106,7 +106,7 @@ def published(method: str) -> Scores:
 
 
 def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
-    """Gather the final score of binned runs, and of curves, a Scores for each method.
+    """Return the Scores of each method: the last values of binned runs and of curves.
 
     Tasks without a human score are left out, as are curves that end in NaN.
     """
@@ -130,7 +130,7 @@ def _matrix(groups: dict[str, list[float]]) -> tuple[list[str], np.ndarray]:
 
 
 def bootstrap(scores: Scores, rng: np.random.Generator) -> np.ndarray:
-    """Draw replicates [R, G, S] of a method's scores; none (R = 0) if no task has two seeds."""
+    """Draw replicates [R, G, S] of a method's scores; R = 0 without two seeds."""
     several = scores.values.shape[1] > 1
     return stats.resample(scores.values, REPLICATES if several else 0, rng)
 
@@ -143,7 +143,7 @@ def metrics_of(scores: Scores, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def aggregate(methods: Sequence[Scores]) -> list[Row]:
-    """Compute every metric of every method, a row each: value, and its interval low to high."""
+    """Compute every metric of every method, a row each, with intervals."""
     rows = []
     for scores in methods:
         about = {"method": scores.method, "tasks": len(scores.tasks)}
@@ -155,7 +155,7 @@ def aggregate(methods: Sequence[Scores]) -> list[Row]:
 
 
 def improvements(ours: Sequence[Scores], others: Sequence[Scores]) -> list[Row]:
-    """Compute the probability that each of ours beats each of the others, on the tasks of both."""
+    """Compute the probability of each of ours to beat the others on common tasks."""
     pairs = [(x, y) for x in ours for y in (*ours, *others) if x is not y]
     return [row for x, y in pairs if (row := _improvement(x, y))]
 
@@ -165,10 +165,10 @@ def _improvement(ours: Scores, theirs: Scores) -> Row:
     if not ours.tasks:
         return {}
     names = {"method": ours.method, "over": theirs.method, "tasks": len(ours.tasks)}
-    # One generator for both: draws that moved together would make the interval too narrow.
+    # One generator for both, since equal draws would make the interval too narrow.
     rng = np.random.default_rng(0)
     x, y = bootstrap(ours, rng), bootstrap(theirs, rng)
-    # A method of one seed a task stays as it is while the other is drawn anew.
+    # A method with one seed a task has no replicates and is repeated instead.
     count = max(len(x), len(y))
     x = x if len(x) else [ours.values] * count
     y = y if len(y) else [theirs.values] * count
@@ -177,7 +177,7 @@ def _improvement(ours: Scores, theirs: Scores) -> Row:
 
 
 def profiles(methods: Sequence[Scores]) -> list[Row]:
-    """Compute performance profiles: the fraction of runs above tau, in gamer-normalized score."""
+    """Compute the fraction of runs above tau, in gamer-normalized score."""
     gamers = [normalize(scores.values, scores.tasks, "human") for scores in methods]
     top = max(np.nanquantile(gamer, 0.9) for gamer in gamers)
     taus = np.linspace(0, np.clip(np.ceil(top), 1, 8), 41)
@@ -224,7 +224,7 @@ def _cell(row: Row) -> str:
 def write_tables(
     outdir: pathlib.Path, metrics: Sequence[Row], chances: Sequence[Row], curves: Sequence[Row]
 ) -> None:
-    """Write the aggregate as aggregate.md for people, aggregate.csv and .json for other tools."""
+    """Write aggregate.md for people, aggregate.csv and .json for other tools."""
     (outdir / "aggregate.md").write_text(markdown(metrics, chances))
     improvements = [{**row, "metric": f"improvement over {row['over']}"} for row in chances]
     with (outdir / "aggregate.csv").open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""Summaries of scores over seeds and tasks, with bootstrap confidence intervals; NumPy only.
+"""Summaries of scores over seeds and tasks, with bootstrap confidence intervals.
 
 Scores of one method are an array [G, S]: G tasks (games), S seeds, NaN where a task has fewer
 seeds. Functions take any leading dimensions, so the same code computes the estimate [G, S] and
@@ -38,7 +38,7 @@ def center(values: np.ndarray, kind: str, axis: int = -1) -> np.ndarray:
 
 
 def resample(scores: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw stratified bootstrap replicates: each task's seeds anew from that task's seeds.
+    """Draw stratified bootstrap replicates: each task's seeds with replacement.
 
     scores [G, S] -> [replicates, G, S]; a task keeps its number of seeds. AG section 4.1.
     """
@@ -50,7 +50,7 @@ def resample(scores: np.ndarray, replicates: int, rng: np.random.Generator) -> n
 
 
 def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 2.5 and 97.5 percentiles over the first axis: the 95% percentile interval."""
+    """Return the 2.5 and 97.5 percentiles over the first axis: a 95% interval."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # All NaN gives NaN, as it should.
         low, high = np.nanpercentile(replicates, (2.5, 97.5), axis=0)
@@ -58,7 +58,7 @@ def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def nice_bins(runs: Sequence[Run], count: int = 30) -> float:
-    """Choose a bin size of 1, 2 or 5 times a power of ten that cuts the runs into about 30."""
+    """Choose a bin size, 1, 2 or 5 times a power of ten, for about `count` bins."""
     size = max(max(run.xs.max() for run in runs), 1e-9) / count
     power = 10.0 ** np.floor(np.log10(size))
     return float(power * RATIOS[np.searchsorted(RATIOS, size / power - 1e-9)])
@@ -72,7 +72,7 @@ def bin_run(run: Run, size: float) -> Run:
 
 
 def bin_runs(runs: Sequence[Run], size: float | None) -> list[Run]:
-    """Bin every run; without a size each task gets a round one that makes about 30 bins.
+    """Bin every run; without a size each task gets about 30 bins of a round size.
 
     Raises UserError if the size is no positive number, or so small that bins could not be counted.
     """
@@ -138,7 +138,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return the fraction of runs that score above each threshold, each game counting alike.
+    """Return the fraction of runs above each threshold, averaged over games.
 
     scores [..., G, S], thresholds [T] -> [..., T]. A performance profile, AG equation 2.
     """

@@ -44,7 +44,7 @@ def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
 
 
 def caption(text: str, width: int, size: int = 11) -> np.ndarray:
-    """Return a strip [h, width, 3] with one line of text, to put above or below a frame."""
+    """Return a strip [h, width, 3] with one line of text."""
     image = Image.new("RGB", (width, size + 6), BACK)
     ImageDraw.Draw(image).text((3, 1), text, INK, font=_font(size))
     return np.asarray(image)
@@ -53,7 +53,7 @@ def caption(text: str, width: int, size: int = 11) -> np.ndarray:
 def curve(
     label: str, values: Sequence[float], now: int, limits: tuple[float, float], width: int
 ) -> np.ndarray:
-    """Return a strip [h, width, 3]: label and value at ``now`` above the curve up to ``now``.
+    """Return a strip [h, width, 3]: label and value above the curve up to ``now``.
 
     Args:
         values: one for each frame of the video.
@@ -74,7 +74,7 @@ def curve(
 
 
 def span(values: np.ndarray) -> tuple[float, float]:
-    """Return limits around all values, at least 0.1 apart so that noise does not fill them."""
+    """Return limits around all values, 0.1 apart at least because of noise."""
     low, high = float(np.min(values)), float(np.max(values))
     slack = max(0.0, 0.1 - (high - low)) / 2
     return low - slack, high + slack

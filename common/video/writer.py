@@ -1,4 +1,4 @@
-"""Videos on disk, frame by frame: a GIF for web pages and, with PyAV installed, an MP4."""
+"""Videos written frame by frame: a GIF and, with PyAV installed, an MP4."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ GIF_FRAMES, GIF_BYTES = 1000, 256e6
 
 
 class Film:
-    """One video under a name: ``NAME.gif`` of the first frames and ``NAME.mp4`` of all.
+    """One video: ``NAME.gif`` of the first frames and ``NAME.mp4`` of all.
 
     Without the package ``av`` (the extra ``video``) there is only the GIF, as is reported once. A
     video that is not closed, or that fails, leaves no files.
@@ -90,10 +90,7 @@ def save(path: str | os.PathLike, frames: np.ndarray, fps: float = encode.FPS) -
 
 
 class _MP4:
-    """H.264 in an MP4 file, which gets its name only when it is complete.
-
-    As a context, it removes the temporary file after an exception (a full disk).
-    """
+    """H.264 in an MP4 file; an exception in its context removes the temporary file."""
 
     def __init__(self, path: Path, fps: float):
         self._path = path

@@ -448,7 +448,7 @@ def test_a_video_that_fails_leaves_no_draft_and_no_half(tmp_path, monkeypatch):
         writer.save(tmp_path / "a", picture)
     assert (tmp_path / "a.gif").read_bytes() == b"old"
     if importlib.util.find_spec("av"):
-        monkeypatch.setattr(writer.video, "save_gif", lambda *args: None)
+        monkeypatch.setattr(writer.encode, "save_gif", lambda *args: None)
         with pytest.raises(UserError, match="No space"):
             writer.save(tmp_path / "b", picture)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]

@@ -75,20 +75,16 @@ def play(progress, *lengths):
 def test_evaluation_that_goes_on_shows_its_steps_and_one_warning(monkeypatch, capsys):
     monkeypatch.setattr(terminal, "REPORT_SECONDS", 0)
     monkeypatch.setattr(terminal, "LONG_EPISODE", 20)
-    progress = EpisodeProgress(2)
-    play(progress, 3)
-    assert not capsys.readouterr().out, "rows of no evaluation are not shown"
-    for _ in range(2):
-        with progress:
-            play(progress, 4, 30)
+    with EpisodeProgress("Evaluation", 3) as progress:
+        play(progress, 4, 30, 25)
     shown = capsys.readouterr().out
-    assert "Evaluation: 2 episodes\n" in shown and "Evaluation: 2 episodes in " in shown
-    assert shown.count("Evaluation: 1 of 2 episodes, 15 steps\n") == 2
+    assert "Evaluation: 3 episodes\n" in shown and "Evaluation: 3 episodes in " in shown
+    assert "Evaluation: 1 of 3 episodes, 15 steps\n" in shown
     assert shown.count("No episode has ended in 20 steps") == 1 and "--time_limit" in shown
 
 
 def test_short_evaluation_prints_its_beginning_and_end_alone(capsys):
-    with EpisodeProgress(2) as progress:
+    with EpisodeProgress("Evaluation", 2) as progress:
         play(progress, 4, 30)
     assert len(capsys.readouterr().out.splitlines()) == 2
 
@@ -97,6 +93,6 @@ def test_evaluation_on_a_terminal_shows_its_steps(monkeypatch):
     clock = itertools.count(0, 10)
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with EpisodeProgress(2) as progress:
+    with EpisodeProgress("Evaluation", 2) as progress:
         play(progress, 4)
     assert "3 steps]" in sys.stderr.getvalue()

@@ -1,4 +1,5 @@
 import types
+import weakref
 
 import gymnasium
 import numpy as np
@@ -77,24 +78,25 @@ class Recorder:
     """Keeps what a driver hands on."""
 
     def __init__(self):
-        self.rows, self.episodes, self._unfinished = [], [], {}
+        self.rows, self.episodes, self.open = [], [], {}
 
     def driver(self, *lengths, parallel="none"):
         constructors = [
             lambda number=number, each=each: CountingEnv(number, each)
             for number, each in enumerate(lengths)
         ]
-        return Driver(vectorize(constructors, parallel), [self])
+        return Driver(
+            vectorize(constructors, parallel),
+            on_step=[lambda row, index: self.rows.append((index, row)), self.add],
+        )
 
-    def __call__(self, row, index):
-        """Take a row; stack those of an episode at its end."""
-        self.rows.append((index, row))
-        episode = self._unfinished.setdefault(index, [])
-        if row["is_first"]:
-            episode.clear()
-        episode.append(row)
+    def add(self, row, index):
+        """Collect finished episodes, key -> [T+1, ...]."""
+        rows = [row] if row["is_first"] else [*self.open[index], row]
+        self.open[index] = rows
         if row["is_last"]:
-            self.episodes.append((index, {k: np.stack([r[k] for r in episode]) for k in row}))
+            episode = {key: np.stack([row[key] for row in rows]) for key in row}
+            self.episodes.append((index, episode))
 
     def places(self, index):
         """(episode, step) of each row of one environment."""
@@ -152,7 +154,7 @@ def test_action_of_a_row_is_the_one_that_led_to_it():
             assert row["action"].dtype == row["reward"].dtype == np.float32
 
 
-def test_rows_make_whole_episodes():
+def test_episodes_hold_their_rows_stacked():
     seen = Recorder()
     seen.driver([3, 2], [4])(CountingAgent(), steps=12)
     assert [(i, len(ep["reward"])) for i, ep in seen.episodes] == [(0, 4), (1, 5), (0, 3)]
@@ -172,6 +174,14 @@ def test_a_row_that_is_kept_keeps_nothing_else_alive():
     record.driver((3,), (9,))(CountingAgent(), steps=8)
     arrays = [value for _, row in record.rows for key, value in row.items() if key != "action"]
     assert all(getattr(array, "base", None) is None for array in arrays)
+
+
+def test_rows_of_a_long_episode_are_not_kept():
+    rows = []
+    envs = vectorize([lambda: CountingEnv(0, [1000])])
+    driver = Driver(envs, on_step=[lambda row, index: rows.append(weakref.ref(row["place"]))])
+    driver(CountingAgent(), steps=50)
+    assert len(rows) == 51 and sum(row() is not None for row in rows) <= 1
 
 
 def test_steps_and_episodes_must_both_be_reached():
@@ -286,7 +296,8 @@ def test_it_runs_in_gymnasium_s_own_vector_environments():
         autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
     )
     seen = Recorder()
-    Driver(envs, [seen])(CountingAgent(), steps=8)
+    driver = Driver(envs, on_step=[lambda row, index: seen.rows.append((index, row))])
+    driver(CountingAgent(), steps=8)
     assert seen.flags(0) == "f..tf." and seen.flags(1) == "f.tf.l"
 
 
@@ -302,7 +313,7 @@ def test_real_atari_episodes():
     )
     envs = make_vector_env("atari_pong", config, 2)
     seen = Recorder()
-    driver = Driver(envs, [seen])
+    driver = Driver(envs, on_step=[seen.add])
     rng = np.random.default_rng(0)
 
     def policy(obs, state):
