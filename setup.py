@@ -1,9 +1,9 @@
 """Packaging: metadata, dependency ranges and the two console commands.
 
-The lower bound of each range is the oldest version the quick tests were run with (all but the extra
-`video` and the tests' own tools), the upper bound excludes the first one that does not exist yet or
-is known to break. CPython 3.10 to 3.13: TensorFlow has no
-wheel for 3.14, and labmaze, which dm_control needs, none for 3.13.
+The lower bound of each range is the oldest version that passed the quick tests (except the extra
+`video` and the tools of the tests). The upper bound excludes the first version that does not exist
+yet or is known to fail. CPython 3.10 to 3.13: TensorFlow has no wheel for 3.14, and labmaze, which
+dm_control needs, none for 3.13.
 """
 
 import re
@@ -23,6 +23,7 @@ REQUIRED = [
     "gymnasium>=1.1.1,<2",  # 1.1 brought AutoresetMode.DISABLED
     "cloudpickle>=3,<4",
     "ale-py>=0.10.2,<0.13",  # the game ROMs are inside the wheel
+    "filelock>=3.32.7,<5",  # one process per logdir
     "ruamel.yaml>=0.18.6,<0.20",
     "tqdm>=4.66,<5",
     "pillow>=11,<14",
@@ -36,12 +37,14 @@ SUITES = {
         'dm_control>=1.0.30,<2; python_version < "3.13"',
         'mujoco>=3.2,<4; python_version < "3.13"',  # mujoco 4.0 breaks dm_control 1.0.50
     ],
-    # opensimplex is the noise that Crafter makes its worlds of; with numba it is 15 times as fast.
+    # Crafter generates its worlds from opensimplex noise, which numba makes 15 times as fast.
     "crafter": ["crafter>=1.8.3,<2", "opensimplex>=0.4.3,<0.5", "numba>=0.61,<1"],
     "minigrid": ["minigrid>=3,<4"],
 }
 
-VIDEO = ["av>=14,<19"]  # MP4 beside GIF; its wheels bring the encoder, no ffmpeg is needed
+VIDEO = [
+    "av>=14,<19"
+]  # for MP4 beside GIF; its wheels contain the encoder, so ffmpeg is not needed
 
 TEST = [
     "pytest>=8,<10",
@@ -62,7 +65,7 @@ def version() -> str:
 
 
 def long_description() -> str:
-    """Return the README, or nothing where only the dependencies are being installed."""
+    """Return the README, or nothing if only the dependencies are installed (Dockerfile)."""
     readme = ROOT / "README.md"
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
@@ -76,8 +79,8 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
-    # Only what lies under dreamerv2/ is installed. find_packages follows the symlink to common/,
-    # and the builders copy what the links point to, so a wheel holds real files of these names.
+    # Only files under dreamerv2/ are installed. find_packages follows the symlink to common/, and
+    # the builders copy the targets of links, so a wheel holds real files with these names.
     packages=find_packages(include=["dreamerv2", "dreamerv2.*"]),
     include_package_data=False,
     package_data={"dreamerv2": ["configs.yaml", "scores/**/*"]},
@@ -85,7 +88,7 @@ setup(
     extras_require={
         "gpu": [
             f'tensorflow[and-cuda]{TENSORFLOW}; sys_platform == "linux"',
-            # Later ones have no code for the V100 and older cards, which TensorFlow still serves.
+            # cuDNN 9.11 has no code for the V100 and older cards, which TensorFlow still supports.
             'nvidia-cudnn-cu12>=9.3,<9.11; sys_platform == "linux"',
         ],
         **SUITES,

@@ -16,16 +16,17 @@ from typing import Any
 
 import gymnasium
 
-from dreamerv2 import rules, rundir
+from dreamerv2 import rundir, validation
 from dreamerv2.common import envs
 from dreamerv2.common.config import flags, paths
-from dreamerv2.common.config.config import OPEN_GROUPS, Config
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.envs import rendering
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.logger.logger import Output
 from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import interrupt_on_any_signal
 from dreamerv2.common.run.when import Every, parse_every
-from dreamerv2.common.stdio import survive_closed_terminal
+from dreamerv2.common.stdio import escape_unprintable, survive_closed_terminal
 from dreamerv2.runner import Runner, save_config
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -108,8 +109,9 @@ def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
 
 def make_agent(*args: Any) -> Any:
     """Make an agent.Agent and print its device and precision."""
+    rendering.keep_apart()
     from dreamerv2.agent import Agent  # takes seconds: --help need not wait for TensorFlow
-    from dreamerv2.common.nn.tfutils import set_up_devices
+    from dreamerv2.common.nn.device import set_up_devices
 
     devices = set_up_devices()
     agent = Agent(*args)
@@ -145,6 +147,7 @@ def run(
         raise UserError(
             "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."
         )
+    escape_unprintable()  # the names of folders may have any characters
     logdir = Path(config.logdir).expanduser()
     if not own and not os.path.isfile(logdir / "config.yaml"):
         envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
@@ -168,6 +171,7 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
         UserError: the directory cannot be written, its config not read, or a fixed value changed.
     """
     logdir = Path(config.logdir).expanduser()
+    rundir.refuse_release(logdir)
     path = logdir / "config.yaml"
     if not path.exists():
         save_config(config)
@@ -180,7 +184,7 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
             )
     for key in sorted(before.keys() | now.keys()):
         # An option that the run lacks is new in the program, unless it is a user's own.
-        known = key in before or key.partition(".")[0] in OPEN_GROUPS
+        known = key in before or config.is_open(key)
         was, new = before.get(key, "not set"), now.get(key, "not set")
         if known and was != new:
             print(f"Changed since the last start: {key} was {was}, now {new}.")
@@ -217,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if mode in ("eval", "dream"):  # the run's own config holds for all that no flag sets
                 base = rundir.base_config(config, configs)
                 config = flags.parse(argv, {**configs, "defaults": base})
-            rules.validate(config)
+            config = validation.validate(config)
             with interrupt_on_any_signal():
                 run(config)
         except UserError as error:

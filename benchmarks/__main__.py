@@ -10,11 +10,11 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.measure import COLUMNS, Row
-from dreamerv2 import rules
+from dreamerv2 import validation
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.errors import UserError, nearest
 
-# Name -> module and function. Modules are imported when their turn comes: some need TensorFlow.
+# Name -> module and function. A module is imported on use, since some need TensorFlow.
 TOPICS = {
     "roofline": ("roofline", "rows"),
     "policy": ("update", "policy"),
@@ -31,26 +31,26 @@ TENSORFLOW = ("roofline", "policy", "parts", "update")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The benchmarks' own flags."""
+    """Return the parser of the benchmarks' own flags."""
     result = argparse.ArgumentParser(
         prog="python -m benchmarks",
         allow_abbrev=False,
-        description="Measure this machine's speed at everything a training run does. The roofline "
-        "is a large matrix product and a large copy, measured in the same process; other work on "
-        "the machine spoils every figure. Further flags are those of the training, such as "
-        "--rssm.hidden 200.",
+        description="Measure the speed of every part of a training run on this machine. The "
+        "roofline is a large matrix product and a large copy, measured in the same process. Other "
+        "work on the machine distorts every figure. Further flags are options of the training, "
+        "such as --rssm.hidden 200.",
     )
-    result.add_argument("--quick", action="store_true", help="few runs, under a minute")
+    result.add_argument("--quick", action="store_true", help="few runs, about a minute")
     result.add_argument("--only", nargs="+", metavar="NAME", default=list(TOPICS))
     result.add_argument("--configs", nargs="+", metavar="NAME", default=["atari"])
     result.add_argument("--precision", nargs="+", choices=PRECISIONS, default=[])
-    result.add_argument("--json", type=Path, metavar="FILE", help="JSON lines go here, not below")
-    result.add_argument("--export", type=Path, metavar="FILE", help="write the update, no timing")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write JSON lines to this file")
+    result.add_argument("--export", type=Path, metavar="FILE", help="write the update as StableHLO")
     return result
 
 
 def main(argv: list[str]) -> None:
-    """Measure what is asked for. A mistake of the user ends with one sentence and status 2."""
+    """Run the benchmarks of the command line; an invalid flag gives a sentence and status 2."""
     options, rest = parser().parse_known_args(argv)
     try:
         for name in options.only:
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
                 raise UserError(f"No benchmark is called '{name}'.{nearest(name, TOPICS)}")
         training = ["--configs", *options.configs, *rest]
         config = flags.parse(training, paths.load_configs())
-        rules.validate(config)
+        config = validation.validate(config)
         bench = Bench(config, training, options.precision, options.quick)
         if options.export:
             export(bench, options.export)
@@ -70,14 +70,14 @@ def main(argv: list[str]) -> None:
 
 
 def export(bench: Bench, path: Path) -> None:
-    """Write the update function for another machine."""
+    """Write the update for another machine to a file."""
     bench.start_tensorflow()
     importlib.import_module("benchmarks.update").export(bench, path)
     print(f"Wrote {path}, {path.stat().st_size / machine.MIB:.1f} MiB.")
 
 
 def rows(topic: str, bench: Bench) -> Iterator[Row]:
-    """The rows of one topic, each as soon as it is measured."""
+    """Yield the rows of one topic, each when it has been measured."""
     if topic in TENSORFLOW:
         bench.start_tensorflow()
     module, function = TOPICS[topic]
@@ -85,7 +85,7 @@ def rows(topic: str, bench: Bench) -> Iterator[Row]:
 
 
 def measure(bench: Bench, topics: list[str], path: Path | None) -> None:
-    """Print the table row by row, then the JSON lines, or write them to a file."""
+    """Print the table row by row, then print the JSON lines or write them to a file."""
     about = {"name": "machine", **machine.describe(), "flags": bench.flags, "quick": bench.quick}
     lines = []
     for key, value in about.items():

@@ -1,11 +1,10 @@
-"""What all benchmarks share: the config, the sizes of a run, and things that are made once."""
+"""State shared by all benchmarks: the config, the sizes of a run, cached objects."""
 
 import functools
 from typing import Any
 
 from benchmarks.roofline import Roofline
 from benchmarks.synthetic import Task
-from dreamerv2.common.nn.importing import importing_tensorflow
 
 
 class Bench:
@@ -13,9 +12,9 @@ class Bench:
 
     Args:
         config: the whole config.
-        flags: the training's command line flags that give this config.
-        precisions: to measure the update in, each 32, 16, bfloat16; empty: what suits the device.
-        quick: small counts, and only the precision that the config would run with.
+        flags: the flags of the training that give this config.
+        precisions: of the update, each 32, 16 or bfloat16; empty: those that suit the device.
+        quick: small counts, and only the precision of the config.
     """
 
     def __init__(self, config, flags: list[str], precisions: list[str], quick: bool):
@@ -24,16 +23,15 @@ class Bench:
         self.budget = 0.5 if quick else 10.0  # seconds per row
         self.roofline = Roofline(quick)
         self._agent: tuple[str, Any] = ("", None)
-        self.device = ""  # a sentence on what is computed on, once TensorFlow has started
-        self.parts: dict[str, float] = {}  # seconds of the parts of one update, see parts.py
+        self.device = ""  # a sentence about the device, once TensorFlow has started
+        self.parts: dict[str, float] = {}  # seconds of each part of one update, see parts.py
 
     @functools.cache  # noqa: B019 - there is one Bench
     def start_tensorflow(self) -> None:
-        """Import TensorFlow without its remarks, which would tear the table apart."""
-        with importing_tensorflow():
-            from dreamerv2.common.nn.tfutils import set_up_devices
+        """Import TensorFlow before the table, which its remarks would tear apart."""
+        from dreamerv2.common.nn.device import set_up_devices
 
-            self.device = set_up_devices()
+        self.device = set_up_devices()
         print(self.device, flush=True)
 
     @functools.cached_property
@@ -43,8 +41,9 @@ class Bench:
 
     @functools.cached_property
     def precisions(self) -> list[str]:
-        """Names as --precision takes them; the first is the one that parts are measured in."""
-        from dreamerv2.common.nn.tfutils import PRECISIONS, compute_dtype, gpus
+        """Values of --precision; the parts are measured in the first."""
+        from dreamerv2.common.nn.device import gpus
+        from dreamerv2.common.nn.precision import PRECISIONS, compute_dtype
 
         default = compute_dtype(self.config.precision).name
         names = {dtype: name for name, dtype in PRECISIONS.items()}
@@ -53,11 +52,11 @@ class Bench:
         return self._asked or list(dict.fromkeys(wanted))
 
     def agent(self, precision: str):
-        """An agent of that precision; the one made last is kept."""
+        """Return an agent of this precision; the latest agent is cached."""
         from dreamerv2.agent import Agent
 
         if self._agent[0] != precision:
-            self._agent = ("", None)  # so that the memory of only one is taken
+            self._agent = ("", None)  # frees the memory of the other agent first
             config, task = self.config.update(precision=precision), self.task
             agent = Agent(config, task.shapes, task.actions, task.discrete)
             self._agent = (precision, agent)

@@ -1,10 +1,10 @@
-"""A real training run that notes when things happen, in a process of its own.
+"""A real training run that records the time of every call, in its own process.
 
     python -m benchmarks.child OUTPUT UPDATES FLAGS...
 
-Runs the training's own command line, but times the calls of the environments and of the agent that
-it hands to `train.train`, ends it after so many updates, and writes what was noted to OUTPUT as
-JSON. Times are seconds since the epoch: the parent relates them to the start of the process.
+Runs the training's command line, times the calls of environments and agent, ends after UPDATES
+updates, and writes the record to OUTPUT as JSON. Times are seconds since the epoch: the parent
+relates them to the start of the process.
 """
 
 import importlib
@@ -16,17 +16,16 @@ from pathlib import Path
 
 from benchmarks import machine
 from dreamerv2 import train as program
-from dreamerv2.common.nn.importing import importing_tensorflow
 
-IMPORTED = time.time()  # what every command line waits for
+IMPORTED = time.time()  # when the imports of the command line were done
 
 
 class Finished(Exception):
-    """Ends the run from inside; the loop closes what it has open."""
+    """Ends the run from inside; the loop closes its files and processes."""
 
 
 class Clock:
-    """Notes start and end of calls.
+    """Records start and end of calls.
 
     Attributes: `calls`, list of (name, start, end).
     """
@@ -35,7 +34,7 @@ class Clock:
         self.calls: list[tuple[str, float, float]] = []
 
     def timed(self, name: str, function: Callable) -> Callable:
-        """The function, with each call noted."""
+        """Return the function, with each call recorded."""
 
         def call(*args, **kwargs):
             start = time.time()
@@ -47,12 +46,12 @@ class Clock:
 
 
 def main(output: str, updates: str, *argv: str) -> None:
-    """Run, then write the clock's calls and the peaks of the memory."""
+    """Run, then write the calls and the peaks of the memory."""
     clock, loop = Clock(), program.train
     memory: list[dict[str, float]] = []
 
     def timed_loop(config, make_envs: Callable, make_agent: Callable, *rest) -> None:
-        # A run begins with an evaluation, which may be a long episode and is no part of a cycle.
+        # Without the first evaluation: its episode may be long and is no part of a cycle.
         config = config.update(eval_every=0)
         loop(config, timed_envs(clock, make_envs), timed_agent(clock, make_agent, end), *rest)
 
@@ -65,14 +64,14 @@ def main(output: str, updates: str, *argv: str) -> None:
     try:
         program.main(argv)
     except Finished:
-        print("The benchmark has seen enough updates.", flush=True)
+        print("The benchmark has measured enough updates.", flush=True)
     peak = {key: max(row[key] for row in memory) for key in memory[0]}
     noted = {"imported": IMPORTED, "calls": clock.calls, "memory": peak, "gpu": gpu_memory()}
     Path(output).write_text(json.dumps(noted))
 
 
 def timed_envs(clock: Clock, make: Callable) -> Callable:
-    """The constructor of environments, whose steps and resets are then noted."""
+    """Return a constructor of environments that records their steps and resets."""
 
     def make_envs(*args):
         vector = make(*args)
@@ -84,11 +83,10 @@ def timed_envs(clock: Clock, make: Callable) -> Callable:
 
 
 def timed_agent(clock: Clock, make: Callable, after_update: Callable[[], None]) -> Callable:
-    """The constructor of the agent, whose making, policy and updates are then noted."""
+    """Return a constructor of the agent that records construction, policy and updates."""
 
     def imports():
-        with importing_tensorflow():
-            importlib.import_module("dreamerv2.agent")
+        importlib.import_module("dreamerv2.agent")
 
     def make_agent(*args):
         clock.timed("import", imports)()
@@ -96,8 +94,8 @@ def timed_agent(clock: Clock, make: Callable, after_update: Callable[[], None]) 
         plain = agent.train
 
         def update(*args):
-            # On a GPU, the wait makes the update's time visible. It costs the loop little: the
-            # next update would wait for the same, see Learner.
+            # Calls return before a GPU has finished, so wait, to see the update's time. This costs
+            # the loop little: the next update waits for the same result, see Learner.
             return wait(plain(*args))
 
         timed_update = clock.timed("update", update)
@@ -119,7 +117,7 @@ def timed_agent(clock: Clock, make: Callable, after_update: Callable[[], None]) 
 
 
 def gpu_memory() -> float:
-    """Peak of what TensorFlow had allocated on the GPU, in MiB; 0 without one."""
+    """Return the peak of TensorFlow's memory on the GPU in MiB; 0 without a GPU."""
     import tensorflow as tf
 
     if not tf.config.list_physical_devices("GPU"):

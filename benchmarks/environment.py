@@ -1,4 +1,4 @@
-"""Agent steps per second of the environment, next to the bare emulator doing the same work."""
+"""Agent steps per second of the environment, beside the bare emulator doing the same work."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,15 +9,14 @@ from benchmarks.bench import Bench
 from benchmarks.measure import Row
 from dreamerv2.common import envs
 
-# Vectors of environments in processes of their own: row of the table -> number of processes.
+# Vectors of environments in worker processes: row of the table -> number of processes.
 PROCESSES = {"environment, 1 process": 1, "environment, 2 processes": 2}
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """`make_env` and `make_vector_env`, what a second process brings, and for Atari the share of
-    the bare emulator's speed.
+    """Measure `make_env`, `make_vector_env`, processes, and for Atari the bare emulator.
 
-    They take turns, so that other work on the machine slows all of them alike.
+    They take turns, so that other work on the machine slows all of them equally.
     """
     rounds, steps = (5, 200) if bench.quick else (15, 1000)
     config, task = bench.config, bench.config.task
@@ -48,7 +47,7 @@ def rows(bench: Bench) -> Iterator[Row]:
 
 
 def single(task: str, config) -> Callable[[int], None]:
-    """A function that takes so many random steps in one environment."""
+    """Return a function that takes a number of random steps in one environment."""
     env = envs.make_env(task, config)
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(256)]
@@ -65,7 +64,7 @@ def single(task: str, config) -> Callable[[int], None]:
 
 def vector(task: str, config, count: int = 1, parallel: str = "none") -> Callable[[int], None]:
     """The same in each environment of a vector."""
-    vector_env = envs.make_vector_env(task, config, count, parallel)
+    vector_env = envs.make_vector_env(task, config, count, parallel, "train", range(count))
     space = vector_env.single_action_space
     space.seed(0)
     choices = [np.stack([space.sample() for _ in range(count)]) for _ in range(256)]
@@ -82,12 +81,12 @@ def vector(task: str, config, count: int = 1, parallel: str = "none") -> Callabl
 
 
 def bare(task: str, config) -> Callable[[int], None]:
-    """The same straight on ale-py: four frames, two screens, their maximum, resized."""
+    """Return the same for ale-py itself: four frames, the maximum of two screens, resized."""
     import ale_py
     from ale_py import roms
 
     from dreamerv2.common.envs.atari import find_game
-    from dreamerv2.common.envs.resize import AreaResize
+    from dreamerv2.common.envs.wrappers import AreaResize
 
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.25)

@@ -1,8 +1,8 @@
 """Operation counts of one update, from the shapes of the layers.
 
 Only matrix products and convolutions count, two operations for each multiplication. Backward, a
-layer of F operations takes F for the gradient of its weights and F for that of its inputs; where
-nothing asks for the gradient of a network's inputs, its first layer saves the latter.
+layer of F operations takes F for the gradient of its weights and F for the gradient of its inputs.
+The first layer of a network saves the latter if nothing needs the gradient of the inputs.
 """
 
 import dataclasses
@@ -10,8 +10,7 @@ import math
 
 import tensorflow as tf
 
-from dreamerv2.common.nn.convolutions import Conv
-from dreamerv2.common.nn.layers import Dense
+from dreamerv2.common.nn.layers import Conv, Dense
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +18,8 @@ class Cost:
     """Floating point operations of one part of an update.
 
     Attributes:
-        forward: alone.
-        both: forward and backward.
+        forward: forward pass alone.
+        both: forward and backward pass.
     """
 
     forward: float
@@ -28,7 +27,7 @@ class Cost:
 
 
 def update_costs(agent) -> dict[str, Cost]:
-    """Part of one update -> its cost, for an agent that explores with its task behavior."""
+    """Return part -> cost of one update, for an agent that explores with its task behavior."""
     config, model = agent.config, agent.world_model
     rows, horizon = config.dataset.batch * config.dataset.length, config.imag_horizon
     behavior = agent.task_behavior
@@ -51,7 +50,7 @@ def update_costs(agent) -> dict[str, Cost]:
 
 
 def imagination(agent, starts: int) -> Cost:
-    """`imag_horizon` steps of actor and prior from so many states, and the discount head."""
+    """Return the cost of `imag_horizon` steps of actor and prior, and of the discount head."""
     model, behavior = agent.world_model, agent.task_behavior
     steps = starts * agent.config.imag_horizon
     prior = steps * (dense(model.rssm) - dense(model.rssm.post) - dense(model.rssm.post_dist))
@@ -60,17 +59,17 @@ def imagination(agent, starts: int) -> Cost:
     forward = prior + actor + discount
     if behavior.grad == "reinforce":
         return Cost(forward, forward)
-    # The actor's gradient passes through the frozen model, which needs none for its weights.
+    # The actor's gradient passes through the model, whose weights need no gradient.
     return Cost(forward, forward + prior + discount + _trained(behavior.actor, actor).both - actor)
 
 
 def target(behavior, forward: float) -> Cost:
-    """Rewards and values of imagined states; gradients for the inputs alone, if at all."""
+    """Return the cost of imagined rewards and values, with gradients of their inputs at most."""
     return Cost(forward, forward if behavior.grad == "reinforce" else 2 * forward)
 
 
 def policy_cost(agent) -> float:
-    """Operations of one policy step in one environment."""
+    """Return the operations of one policy step in one environment."""
     model = agent.world_model
     unused = sum(dense(module) for net in model.rssm.prior_nets for module in net[::2])
     acting = dense(agent.task_behavior.actor) + dense(model.rssm) - unused
@@ -78,31 +77,31 @@ def policy_cost(agent) -> float:
 
 
 def policy_bytes(agent) -> float:
-    """Bytes of the weights that one policy step reads, in the types that its layers multiply in."""
+    """Return the bytes of the weights that one policy step reads, in the compute type."""
     model, rssm = agent.world_model, agent.world_model.rssm
     modules = (model.encoder, rssm.inp, rssm.gru, rssm.post, rssm.post_dist)
     return sum(_size(module) for module in (*modules, agent.task_behavior.actor))
 
 
 def dense(module: tf.Module) -> float:
-    """Operations of all dense layers of a module for one row."""
+    """Return the operations of all dense layers of a module for one row."""
     layers = [m for m in (module, *module.submodules) if isinstance(m, Dense)]
     return 2 * sum(layer.kernel.shape.num_elements() for layer in layers)
 
 
 def observation(encoder, shapes) -> float:
-    """Operations of the encoder for one observation."""
+    """Return the operations of the encoder for one observation."""
     return dense(encoder) + sum(_convolutions(encoder, shapes))
 
 
 def first_layer(encoder, shapes) -> float:
-    """Operations of the layers that read observations, which need no gradient."""
+    """Return the operations of the layers that read observations, which need no gradient."""
     first = [2 * encoder.mlp.steps[0].kernel.shape.num_elements()] if encoder.vectors else []
     return sum(first + _convolutions(encoder, shapes)[:1])
 
 
 def reconstruction(decoder) -> float:
-    """Operations of the decoder for one row of features."""
+    """Return the operations of the decoder for one row of features."""
     total, size = dense(decoder), 1
     for layer in getattr(decoder, "convs", []):
         total += 2 * size**2 * layer.kernel.shape.num_elements()
@@ -123,7 +122,7 @@ def _convolutions(encoder, shapes) -> list[float]:
 
 
 def _trained(head, forward: float) -> Cost:
-    """A head whose inputs get no gradient."""
+    """Return the cost of a head whose inputs need no gradient."""
     first = head.mlp.steps[0].kernel.shape.num_elements() * 2 / dense(head)
     return Cost(forward, forward * (3 - first))
 

@@ -1,4 +1,4 @@
-"""Which machine this is, and what this process takes of its memory (Linux)."""
+"""The machine, and the memory of this process (Linux)."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ MIB = 1024**2
 
 
 def describe() -> dict:
-    """CPU model and its flag of bfloat16 products, usable cores, GPUs, versions, present load."""
+    """Return CPU model, its flag for bfloat16, usable cores, GPUs, load and versions."""
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     return {
         "cpu": _first(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo")) or platform.machine(),
@@ -18,7 +18,7 @@ def describe() -> dict:
         "bfloat16": _first(r"\b(amx_bf16|avx512_bf16)\b", Path("/proc/cpuinfo")) or None,
         "gpus": [_first(r"Model:\s*(.+)", card) for card in cards],
         "memory_gib": round(_kib("MemTotal", Path("/proc/meminfo")) / MIB, 1),
-        "load": round(os.getloadavg()[0], 2),  # other work on the machine: noise in every figure
+        "load": round(os.getloadavg()[0], 2),  # other work on the machine distorts every figure
         "python": platform.python_version(),
         "tensorflow": importlib.metadata.version("tensorflow"),
         "numpy": importlib.metadata.version("numpy"),
@@ -26,7 +26,7 @@ def describe() -> dict:
 
 
 def memory() -> dict[str, float]:
-    """Of this process in MiB: peak of RSS, RSS now, and the part of it no file stands behind."""
+    """Return memory of this process in MiB: peak RSS, RSS, and the anonymous part of RSS."""
     status = Path("/proc/self/status")
     names = {"peak_rss": "VmHWM", "rss": "VmRSS", "rss_anon": "RssAnon"}
     return {name: _kib(field, status) / 1024 for name, field in names.items()}
@@ -37,7 +37,7 @@ def _kib(field: str, path: Path) -> float:
 
 
 def _first(pattern: str, path: Path) -> str:
-    """The first match of a pattern in a file; empty where there is none."""
+    """Return the first match of a pattern in a file, or an empty string."""
     try:
         match = re.search(pattern, path.read_text())
     except OSError:

@@ -19,7 +19,7 @@ class Row:
     """One measured quantity.
 
     Args:
-        name: what was measured.
+        name: title of the row.
         values: one number per run, in `unit`.
         unit: s or ms for times; a unit that ends in /s for rates; anything else, such as MiB.
         flops: floating point operations of one call (or of one unit of a rate); 0: not counted.
@@ -44,20 +44,20 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Time of one call, or of one unit of a rate; 0 for what is neither."""
+        """Time of one call, or of one unit of a rate; 0 for other units."""
         if self.unit.endswith("/s"):
             return 1 / self.median
         return self.median * SECONDS.get(self.unit, 0)
 
     @property
     def roofline(self) -> float:
-        """The least time that operations and bytes allow here over the time taken; 0: unknown."""
+        """The shortest possible time on this machine over the time taken; 0: unknown."""
         bounds = ((self.flops, self.peak_flops), (self.bytes, self.peak_bytes))
         least = max(amount / peak if peak else 0 for amount, peak in bounds)
         return least / self.seconds if self.seconds else 0
 
     def line(self) -> str:
-        """One line of the table whose head is COLUMNS."""
+        """Return one line of the table, whose header is COLUMNS."""
         numbers = (self.median, min(self.values), max(self.values))
         flops, size = (f"{x:.1f}" if x else "" for x in self._rates())
         share = f"{self.roofline:.0%}" if self.roofline else ""
@@ -65,7 +65,7 @@ class Row:
         return f"{self.name:56} {shown} {self.unit:12} {flops:>8} {size:>7} {share:>11}".rstrip()
 
     def json(self) -> str:
-        """The row as one JSON object in one line."""
+        """Return the row as one line of JSON."""
         flops, size = self._rates()
         fields = {
             "name": self.name,
@@ -84,22 +84,22 @@ class Row:
         return json.dumps(fields | self.details)
 
     def _rates(self) -> tuple[float, float]:
-        """GFLOP/s and GB/s reached, 0 where not counted."""
+        """Return the GFLOP/s and GB/s reached, 0 if not counted."""
         seconds = self.seconds
         return tuple(x / seconds / 1e9 if seconds else 0 for x in (self.flops, self.bytes))
 
 
 def number(value: float) -> str:
-    """Four significant digits, with thousands marked."""
+    """Return four significant digits, with separators of thousands."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def repeat(call: Callable[[], Any], budget: float, least: int = 3, most: int = 50) -> list[float]:
-    """Seconds of each of several calls, after one that is not counted.
+    """Return the seconds of each of several calls, after a first one that is not counted.
 
     Args:
         call: returns when the work is done; see devices.wait.
-        budget: seconds after which no further call starts, once there are `least`.
+        budget: seconds after which no further call starts, but `least` calls are made.
     """
     call()
     times: list[float] = []
@@ -111,5 +111,5 @@ def repeat(call: Callable[[], Any], budget: float, least: int = 3, most: int = 5
 
 
 def milliseconds(seconds: Sequence[float]) -> list[float]:
-    """Seconds to milliseconds."""
+    """Convert seconds to milliseconds."""
     return [1000 * value for value in seconds]

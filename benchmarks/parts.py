@@ -1,7 +1,7 @@
-"""The parts of one update, each compiled on its own from the agent's own modules.
+"""The parts of one update, each compiled separately from the agent's modules.
 
-Each part runs on what the part before it returned. Their sum exceeds the whole a little: compiled
-as one, the update shares some work between them.
+Each part runs on the result of the part before. Their sum is a little more than the whole update,
+which shares some work between them.
 """
 
 import functools
@@ -15,7 +15,8 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.devices import compiled, wait
 from benchmarks.measure import Row, milliseconds, repeat
-from dreamerv2.common.nn.tfutils import cast_once, recording
+from dreamerv2.common.nn.optim import recording
+from dreamerv2.common.nn.precision import cast_once
 from dreamerv2.losses import kl_balance
 
 
@@ -24,9 +25,9 @@ class Part(NamedTuple):
 
     Attributes:
         call: inputs -> nest of tensors.
-        trained: modules whose weights get a gradient; none: there is no backward.
+        trained: modules whose weights get a gradient; if empty, there is no backward pass.
         read: further modules whose weights are cast.
-        watch: whether the inputs get a gradient too.
+        watch: the inputs get a gradient too.
     """
 
     call: Callable
@@ -36,7 +37,7 @@ class Part(NamedTuple):
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Forward alone, and forward with backward where there is one."""
+    """Measure each part forward, and forward with backward if it has a backward pass."""
     agent = bench.agent(bench.precisions[0])
     costs = flops.update_costs(agent)
     runs = {"budget": bench.budget / 2, "least": 2 if bench.quick else 5}
@@ -54,14 +55,14 @@ def rows(bench: Bench) -> Iterator[Row]:
         bench.parts[name] = statistics.median(times)
         return forward(inputs)
 
-    data = agent.world_model.preprocess(agent._tensors(bench.task.batch(bench.config)))
+    data = agent.world_model.preprocess(agent.place(bench.task.batch(bench.config)))
     known = yield from _world_model(agent, data, measure)
     yield from _behavior(agent, *known, measure)
     yield from _optimizers(bench, agent)
 
 
 def _world_model(agent, data, measure) -> Iterator[Row]:
-    """Rows of the world model; returns posterior states and is_terminal."""
+    """Measure the world model; return posterior states and is_terminal."""
     model, config, seed = agent.world_model, agent.config, tf.constant([0, 1])
     noise, start = model.noise(*data["action"].shape[:2], seed), agent.initial_train_state()
     embed = yield from measure("encoder", Part(model.encoder, (model.encoder,)), data)
@@ -70,7 +71,10 @@ def _world_model(agent, data, measure) -> Iterator[Row]:
         return model.rssm.observe(embed, data["action"], data["is_first"], noise, start)
 
     post, prior = yield from measure("observe", Part(observe, (model.rssm,), (), True), embed)
-    kl = lambda x: kl_balance(*x, model.rssm.dist, **config.kl)[0]  # noqa: E731
+
+    def kl(states):
+        return kl_balance(*states, model.rssm.dist, **config.kl)[0]
+
     yield from measure("kl", Part(kl, watch=True), (post, prior))
     feat = model.rssm.feat(post)
     decoder = model.heads["decoder"]
@@ -88,9 +92,12 @@ def _world_model(agent, data, measure) -> Iterator[Row]:
 
 
 def _behavior(agent, post, is_terminal, measure) -> Iterator[Row]:
-    """Rows of the actor-critic; imagination and target have a backward for `dynamics` alone."""
+    """Measure the actor-critic; imagination and target have a backward pass in `dynamics` only."""
     model, behavior = agent.world_model, agent.task_behavior
-    flat = lambda x: tf.reshape(x, (-1, *x.shape[2:]))  # noqa: E731
+
+    def flat(x):
+        return tf.reshape(x, (-1, *x.shape[2:]))
+
     start, is_terminal = tf.nest.map_structure(flat, (post, is_terminal))
     seed, step = tf.constant([0, 2]), tf.constant(0, tf.int64)
     noise = model.imagination_noise(is_terminal.shape[0], behavior.noise_shape, seed)
@@ -102,43 +109,51 @@ def _behavior(agent, post, is_terminal, measure) -> Iterator[Row]:
     trained = (behavior.actor,) if passes else ()
     part = Part(imagine, trained, (model, behavior.actor))
     seq = yield from measure("imagination", part, start)
-    evaluate = lambda seq: behavior.target(seq, model.imagined_reward(seq))  # noqa: E731
+
+    def evaluate(seq):
+        return behavior.target(seq, model.imagined_reward(seq))
+
     read = (model.heads["reward"], behavior.slow_critic)
     target, value = yield from measure("target", Part(evaluate, (), read, passes), seq)
-    actor = lambda seq: behavior.actor_loss(seq, target, value, step)[0]  # noqa: E731
-    critic = lambda seq: behavior.critic_loss(seq, target)[0]  # noqa: E731
+
+    def actor(seq):
+        return behavior.actor_loss(seq, target, value, step)[0]
+
+    def critic(seq):
+        return behavior.critic_loss(seq, target)[0]
+
     yield from measure("actor", Part(actor, (behavior.actor,)), seq)
     yield from measure("critic", Part(critic, (behavior.critic,)), seq)
 
 
 def _optimizers(bench: Bench, agent) -> Iterator[Row]:
-    """One row for each optimizer: norm, clipping, decay and step, without the gradient."""
+    """Measure each optimizer: norm, clipping, decay and step, without the gradient."""
     behavior = agent.task_behavior
     for optimizer in (agent.model_opt, behavior.actor_opt, behavior.critic_opt):
-        grads = [1e-3 * tf.ones_like(v) for v in optimizer.targets]
+        grads = [1e-3 * tf.ones_like(v) for v in optimizer.weights]
         step = compiled(lambda g, opt=optimizer: opt.minimize(Known(g), tf.constant(1.0)))
         call = functools.partial(step, grads)
         times = repeat(lambda call=call: wait(call()), bench.budget / 2)
         # Adam reads gradient, weight and two moments, and writes the last three.
-        size = 7 * 4 * sum(v.shape.num_elements() for v in optimizer.targets)
+        size = 7 * 4 * sum(v.shape.num_elements() for v in optimizer.weights)
         peak = bench.roofline.device_bytes()
         bench.parts[f"{optimizer.label} optimizer"] = statistics.median(times)
         yield Row(f"{optimizer.label} optimizer", milliseconds(times), "ms", 0, size, 0, peak)
 
 
 class Known:
-    """In place of a tape, for `Optimizer.minimize`: the gradients are known already."""
+    """A replacement of the tape for `Optimizer.minimize`, with given gradients."""
 
     def __init__(self, grads: list[tf.Tensor]):
         self._grads = grads
 
     def gradient(self, *unused: Any, **options: Any) -> list[tf.Tensor]:
-        """The gradients, whatever of."""
+        """Return the given gradients."""
         return self._grads
 
 
 def _functions(agent, part: Part) -> tuple[Callable, Callable]:
-    """Inputs -> outputs, and inputs -> gradients; weights are cast once, as in training."""
+    """Return inputs -> outputs and inputs -> gradients; weights are cast once, as in training."""
     modules = (*part.trained, *part.read)
 
     def forward(inputs):

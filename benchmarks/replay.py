@@ -1,4 +1,4 @@
-"""The replay on disk: opening it, batches per second, what `next` makes the training wait."""
+"""The replay on disk: time to open, batches per second, waiting time of `next`."""
 
 import tempfile
 import time
@@ -13,12 +13,12 @@ from dreamerv2.common.replay.replay import Replay
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Of a replay generated in a temporary folder, thus in the page cache."""
+    """Measure a replay generated in a temporary folder, so its files are in the page cache."""
     steps = 20_000 if bench.quick else 200_000
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "train_episodes"
         bench.task.fill(directory, steps)
-        bench.roofline.host_bytes()  # its arrays are not the replay's
+        bench.roofline.host_bytes()  # allocate its arrays before the replay is measured
         before = machine.memory()["rss_anon"]
         options = {**bench.config.replay, "capacity": 0}
         times = repeat(lambda: Replay(directory, **options).close(), 1.0)

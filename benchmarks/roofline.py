@@ -1,4 +1,4 @@
-"""What this machine can do at best: a large matrix product in each type and a large copy."""
+"""Limits of this machine: a large matrix product in each type, and a large copy."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +10,10 @@ from benchmarks.measure import Row
 
 
 class Probe(NamedTuple):
-    """One thing to measure a peak by.
+    """One measurement of a peak.
 
     Attributes:
-        call: does it once and waits for the end.
+        call: runs once and waits for the end.
         amount: billions of operations, or of bytes read plus written.
         unit: GFLOP/s or GB/s.
         rates: of every call so far.
@@ -26,10 +26,10 @@ class Probe(NamedTuple):
 
 
 class Roofline:
-    """Measures a peak anew whenever it is asked for, the best of a few runs.
+    """Measures a peak on every request, as the best of a few runs.
 
-    So a row is set against what the machine gave at that moment: where other work comes and goes,
-    both suffer alike.
+    A row is then compared with the speed of the machine at the same moment: other work slows both
+    equally.
 
     Args:
         quick: fewer runs.
@@ -40,19 +40,19 @@ class Roofline:
         self._probes: dict[str, Probe] = {}
 
     def flops(self, dtype: str) -> float:
-        """Operations per second of a matrix product, on TensorFlow's device."""
+        """Return the operations per second of a matrix product on TensorFlow's device."""
         return self._peak(f"matmul {dtype}", lambda: matmul(dtype))
 
     def device_bytes(self) -> float:
-        """Bytes per second, read plus written, of TensorFlow's device."""
+        """Return the bytes per second, read plus written, of TensorFlow's device."""
         return self._peak("a += b, TensorFlow", device_copy)
 
     def host_bytes(self) -> float:
-        """Bytes per second, read plus written, of one thread of the host."""
+        """Return the bytes per second, read plus written, of one thread of the host."""
         return self._peak("copy, one thread", host_copy)
 
     def rows(self) -> Iterator[Row]:
-        """What was measured so far."""
+        """Yield all measurements so far."""
         for name, probe in self._probes.items():
             yield Row(f"roofline, {name}", probe.rates, probe.unit)
 
@@ -69,11 +69,11 @@ class Roofline:
 
 
 def matmul(dtype: str) -> Probe:
-    """Square matrices, large enough that the product and not the memory is what takes time."""
+    """Multiply square matrices so large that the time of the memory is negligible."""
     import tensorflow as tf
 
     from benchmarks.devices import wait
-    from dreamerv2.common.nn.tfutils import gpus
+    from dreamerv2.common.nn.device import gpus
 
     size = 8192 if gpus() else 2048
     x = tf.cast(tf.random.stateless_uniform((size, size), (0, 0)), dtype)
@@ -81,11 +81,11 @@ def matmul(dtype: str) -> Probe:
 
 
 def device_copy() -> Probe:
-    """In place: a copy to new memory would measure how fast the kernel clears pages."""
+    """Add in place: a copy to new memory would measure the kernel, which clears pages."""
     import tensorflow as tf
 
     from benchmarks.devices import wait
-    from dreamerv2.common.nn.tfutils import gpus
+    from dreamerv2.common.nn.device import gpus
 
     size = 2**28 if gpus() else 2**25  # floats
     source, target = tf.ones((size,)), tf.Variable(tf.zeros((size,)))
@@ -93,15 +93,15 @@ def device_copy() -> Probe:
 
 
 def host_copy() -> Probe:
-    """128 MiB with NumPy."""
+    """Copy 128 MiB with NumPy."""
     source = np.ones(2**27, np.uint8)
     target = np.empty_like(source)
     return Probe(lambda: np.copyto(target, source), 2 * source.nbytes / 1e9, "GB/s", [])
 
 
 def rows(bench) -> Iterator[Row]:
-    """All peaks, for the types that the update is measured in."""
-    from dreamerv2.common.nn.tfutils import PRECISIONS
+    """Measure all peaks, in the types of the update."""
+    from dreamerv2.common.nn.precision import PRECISIONS
 
     for name in bench.precisions:
         bench.roofline.flops(PRECISIONS[name])

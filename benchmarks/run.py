@@ -18,9 +18,9 @@ WORK = ("policy", "environment", "update")
 
 
 class Run:
-    """What `benchmarks.child` noted of one run that finds a filled replay in its logdir.
+    """The record of `benchmarks.child` for one run that starts with a filled replay.
 
-    After the first step, which writes metrics and a checkpoint, only acting and learning is due.
+    After the first step, which writes metrics and a checkpoint, the run only acts and learns.
     """
 
     def __init__(self, bench: Bench, updates: int):
@@ -38,7 +38,7 @@ class Run:
             self.noted = json.loads(output.read_text())
 
     def of(self, name: str) -> list[tuple[float, float]]:
-        """Start and end of every call of that name."""
+        """Return start and end of every call with this name."""
         return [(start, end) for called, start, end in self.noted["calls"] if called == name]
 
     @property
@@ -49,9 +49,9 @@ class Run:
         return next(i for i, seconds in enumerate(times) if seconds <= 1.5 * typical)
 
     def cycles(self) -> list[dict[str, float]]:
-        """Seconds spent on each kind of work, and in all, between the ends of two updates.
+        """Return the seconds of each kind of work, and of all, between the ends of two updates.
 
-        From the end of the first full-speed update on; the policy has traced by then.
+        Starts at the end of the first full-speed update, when the policy has been traced.
         """
         ends = [end for _, end in self.of("update")][self.full_speed :]
         result = []
@@ -66,12 +66,12 @@ class Run:
 
 @functools.cache
 def shared_run(bench: Bench) -> Run:
-    """One run for all rows of this file."""
+    """Return the one run that gives all rows of this file."""
     return Run(bench, 5 if bench.quick else 20)
 
 
 def startup(bench: Bench) -> Iterator[Row]:
-    """From the start of the process to that of the first full-speed update."""
+    """Measure the time from the start of the process to the first full-speed update."""
     run = shared_run(bench)
     updates, (imports,), (building,) = run.of("update"), run.of("import"), run.of("build agent")
     typical = statistics.median(end - start for start, end in updates[run.full_speed :])
@@ -84,7 +84,7 @@ def startup(bench: Bench) -> Iterator[Row]:
         "tracing the update": sum(end - start - typical for start, end in slow),
     }
     total = updates[run.full_speed][0] - run.start
-    # The first update without its tracing, the first policy steps and the first checkpoint.
+    # The rest: the first update without its tracing, the first policy steps and checkpoint.
     spans["else, until the next update"] = total - sum(spans.values())
     details = {"slow_updates": len(slow)}
     yield Row("start-up, process start to full speed", [total], "s", details=details)
@@ -93,7 +93,7 @@ def startup(bench: Bench) -> Iterator[Row]:
 
 
 def loop(bench: Bench) -> Iterator[Row]:
-    """Frames per second, and what part of a cycle is none of the work."""
+    """Measure frames per second, and the share of each kind of work."""
     run, config = shared_run(bench), bench.config
     frames = config.train_every * config.action_repeat / config.train_steps
     cycles = run.cycles()
@@ -106,7 +106,7 @@ def loop(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """Of the whole training process at its largest, without an evaluation and its videos."""
+    """Measure the peak memory of the training process, without evaluations and videos."""
     noted = shared_run(bench).noted
     yield Row("memory, peak RSS", [noted["memory"]["peak_rss"]], "MiB")
     yield Row("memory, largest RssAnon after an update", [noted["memory"]["rss_anon"]], "MiB")

@@ -1,4 +1,4 @@
-"""Experience out of a random generator, in the shapes of a task: a batch, a replay on disk."""
+"""Random experience in the shapes of a task: a batch, a replay on disk."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +26,11 @@ class Task:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Observation key -> shape, as the agent wants it."""
+        """Observation key -> shape, as the agent takes it."""
         return {key: space.shape for key, space in self.observation.items()}
 
     def rows(self, *leading: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """Random rows, key -> [*leading, ...]; nowhere does an episode begin or end."""
+        """Return random rows, key -> [*leading, ...], without begin or end of an episode."""
         rng = np.random.default_rng(seed)
         rows = {
             key: _values(rng, (*leading, *space.shape), space.dtype)
@@ -48,13 +48,13 @@ class Task:
         }
 
     def batch(self, config) -> dict[str, np.ndarray]:
-        """A batch as the replay gives it, key -> [B, T, ...]."""
+        """Return a batch like those of the replay, key -> [B, T, ...]."""
         rows = self.rows(config.dataset.batch, config.dataset.length)
         rows["is_first"][:, 0] = True
         return rows
 
     def fill(self, directory: Path, steps: int, length: int = 1000) -> None:
-        """Write episodes of `length` steps, as many as hold `steps`, into a replay's directory."""
+        """Write episodes of `length` steps into a replay's directory, at least `steps` in all."""
         directory.mkdir(parents=True, exist_ok=True)
         names = Names()
         for index in range(-(-steps // length)):

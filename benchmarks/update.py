@@ -1,7 +1,5 @@
 """One whole update of world model, actor and critic, one policy step, and the update for export."""
 
-import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -13,10 +11,11 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.devices import wait
 from benchmarks.measure import Row, milliseconds, repeat
+from dreamerv2.common.nn import device
 
 
 def update(bench: Bench) -> Iterator[Row]:
-    """`Agent.train` in each precision, with a batch that was copied ahead as in the loop."""
+    """Measure `Agent.train` in each precision, with a batch copied ahead as in the loop."""
     for precision in bench.precisions:
         agent = bench.agent(precision)
         batch, state = agent.place(bench.task.batch(bench.config)), None
@@ -37,7 +36,7 @@ def update(bench: Bench) -> Iterator[Row]:
 
 
 def policy(bench: Bench) -> Iterator[Row]:
-    """`Agent.policy` from observations in NumPy to actions in NumPy."""
+    """Measure `Agent.policy` from observations in NumPy to actions in NumPy."""
     agent = bench.agent(bench.precisions[0])
     for count in (1, 8):
         obs = bench.task.rows(count)
@@ -56,19 +55,15 @@ def policy(bench: Bench) -> Iterator[Row]:
 
 
 def export(bench: Bench, path: Path) -> None:
-    """Write the update as a GPU would compute it, as StableHLO text for XLA on another machine.
+    """Write the update for a GPU as StableHLO text, for XLA on another machine.
 
     The module's arguments are batch, carried state, seed and step, then every variable.
     """
     agent = bench.agent(bench.precisions[0])
-    function = tf.function(agent._update, jit_compile=True)
+    function = tf.function(agent._update_step, jit_compile=True)
     seed, step = tf.constant(np.zeros(2, np.int32)), tf.constant(0, tf.int64)
-    data = agent._tensors(bench.task.batch(bench.config))
+    data = agent.place(bench.task.batch(bench.config))
     arguments = (data, agent.initial_train_state(), seed, step)
-    gpu = lambda: ["the other machine's"]  # noqa: E731
-    with contextlib.ExitStack() as stack:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("dreamerv2.") and "gpus" in vars(module):
-                stack.enter_context(mock.patch.object(module, "gpus", gpu))
+    with mock.patch.object(device, "gpus", lambda: ["the other machine's"]):
         text = function.experimental_get_compiler_ir(*arguments)(stage="stablehlo")
     path.write_text(text if isinstance(text, str) else text.decode())

@@ -1,4 +1,4 @@
-"""The exceptions that are the user's to read: a sentence, never a traceback."""
+"""Exceptions: one sentence for the user, and files that are damaged."""
 
 import difflib
 import struct
@@ -13,8 +13,10 @@ from typing import Any
 # Raised by the readers of zip, .npy, JSON and YAML files where the content is malformed.
 PARSE_ERRORS = (
     ArithmeticError,
+    AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     RuntimeError,
     SyntaxError,
     TypeError,
@@ -28,10 +30,10 @@ PARSE_ERRORS = (
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """A mistake that the user can correct.
 
-    The message is one sentence that says what was wrong and what would be right. The command
-    line prints it and exits with status 2; a library user catches it like any exception.
+    The message is one sentence: the mistake, the value, and the remedy. The command line prints
+    the message and exits with status 2; a library user catches it like any exception.
     """
 
 
@@ -44,10 +46,10 @@ class NothingToSample(UserError):
 
 
 class NotFinite(UserError):
-    """A NaN or Inf where a number must be. `values` are the arrays to look at, by name."""
+    """A NaN or Inf where a number must be. `values`: the arrays to look at, by name."""
 
     def __init__(self, message: str, values: Mapping[str, Any]):
-        super().__init__(message, values)  # both: an exception that travels is made again of these
+        super().__init__(message, values)  # both, because unpickling calls cls(*args)
         self.values = dict(values)
 
     def __str__(self) -> str:
@@ -70,9 +72,9 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def end_scripts_plainly() -> None:
-    """Let a UserError that a script does not catch end it with its sentence and exit status 2.
+    """Show an uncaught UserError of a script as one sentence, with exit status 2.
 
-    A notebook keeps its own way of showing exceptions, and a Python prompt stays open.
+    A notebook shows exceptions as before, and a Python prompt stays open.
     """
     before = sys.excepthook
 

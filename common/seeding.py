@@ -7,19 +7,19 @@ import numpy as np
 
 
 def stream(seed: int, *names: str | int) -> np.random.SeedSequence:
-    """Return the seed sequence of the consumer called by these names.
+    """Return the seed sequence of the consumer of these names.
 
-    Streams of different names are independent, and adding a consumer moves no other's numbers.
+    Streams of different names are independent, so a new consumer changes no other stream.
     """
     key = tuple(zlib.crc32(str(name).encode()) for name in names)
     return np.random.SeedSequence(seed, spawn_key=key)
 
 
 class Streams:
-    """The streams of one owner, each with a count of the draws made from it.
+    """The streams of one owner, with the number of draws from each.
 
     Attributes:
-        draws: name -> how many; to be saved and restored.
+        draws: name -> draws so far; part of a checkpoint.
     """
 
     def __init__(self, seed: int, owner: str, names: Iterable[str]):
@@ -27,7 +27,7 @@ class Streams:
         self.draws = dict.fromkeys(self._keys, 0)
 
     def next(self, name: str) -> tuple[int, int]:
-        """Return what identifies the next draw: the stream's key and the draw's number, from 1."""
+        """Return the key of the stream and the number of its next draw, from 1."""
         self.draws[name] += 1
         return self._keys[name], self.draws[name]
 

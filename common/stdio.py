@@ -47,3 +47,10 @@ class Survivor:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())  # the stream's buffer is flushed there
             os.close(null)
+
+
+def escape_unprintable() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, such as \\u03b1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

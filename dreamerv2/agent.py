@@ -1,6 +1,6 @@
-"""The agent: acts, learns, reports, and hands out everything it has learned."""
+"""The agent: acts, learns, reports, saves and loads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -9,18 +9,12 @@ from dreamerv2 import exploration
 from dreamerv2.behavior import ActorCritic
 from dreamerv2.common import seeding
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.nn.dispatch import Layout, Scalars, pack, unpack
-from dreamerv2.common.nn.optim import Optimizer
-from dreamerv2.common.nn.tfutils import (
-    Init,
-    LowPrecisionCopies,
-    cast_once,
-    compute_dtype,
-    fold,
-    gpus,
-    named_variables,
-    recording,
-)
+from dreamerv2.common.nn.device import gpus
+from dreamerv2.common.nn.dispatch import Compiled
+from dreamerv2.common.nn.dists import fold
+from dreamerv2.common.nn.optim import Optimizer, recording
+from dreamerv2.common.nn.precision import WeightCache, cast_once, compute_dtype
+from dreamerv2.common.nn.variables import Init, named_variables
 from dreamerv2.common.run.when import Until
 from dreamerv2.world_model import NOT_OBSERVED, WorldModel
 
@@ -46,13 +40,8 @@ class Agent(tf.Module):
         self._streams = seeding.Streams(config.seed, "agent", STREAMS)
         init = Init(np.random.default_rng(seeding.stream(config.seed, "init")), self.dtype)
         self.world_model = WorldModel(init / "world_model", shapes, actions, config)
-        self.model_opt = Optimizer(
-            "world_model_opt",
-            "model",
-            self.world_model.trainable_variables,
-            config.model_opt,
-            scaled,
-        )
+        weights = self.world_model.trainable_variables
+        self.model_opt = Optimizer("world_model_opt", "model", weights, config.model_opt, scaled)
         self.task_behavior = ActorCritic(init / "task", config, self.world_model, discrete, scaled)
         self.expl_behavior = exploration.make(
             init / "expl", config, self.world_model, self.task_behavior, scaled
@@ -60,19 +49,11 @@ class Agent(tf.Module):
         behaviors = (self.task_behavior, self.expl_behavior)
         actors = [behavior.actor for behavior in behaviors if behavior.actor]
         readers = (self.world_model.encoder, self.world_model.rssm, *actors)
-        self._policy_weights = LowPrecisionCopies(*readers, dtype=self.dtype)
-        # A policy step is many small operations, which XLA joins; 16 bit is slow that way on a CPU.
-        self._policy_xla, self._policy_graphs = self.dtype.size >= 4, {}
-        self._update_fn, self._metric_names = self._compiled(self._update), ()
-        self._report_fn = self._compiled(self._report)
-        named_variables(self)  # now, not at the first checkpoint: it refuses two of one name
-
-    def _compiled(self, function: Callable, xla: bool = False) -> Callable:
-        """The function as a graph, or as it is with jit False, for a debugger."""
-        if not self.config.jit:
-            return function
-        # On a CPU XLA is slow at large convolutions. AutoGraph would read the source files again.
-        return tf.function(function, autograph=False, jit_compile=xla or bool(gpus()))
+        self._policy_weights = WeightCache(*readers, dtype=self.dtype)
+        self._act = Compiled(self._act_step, config.jit, xla=self.dtype.size >= 4)
+        self._update = Compiled(self._update_step, config.jit, scalars=True)
+        self._videos = Compiled(self._report_step, config.jit)
+        named_variables(self)  # raises now, and not at the first checkpoint, if two share a name
 
     # --- acting ---
 
@@ -81,7 +62,7 @@ class Agent(tf.Module):
 
         Args:
             obs: key -> [E, ...], raw; needs the model's observations and is_first.
-            state: what the previous call returned, None at the very start.
+            state: returned by the previous call, None at the very start.
             step: agent steps so far, for expl_until.
             mode: train or eval.
 
@@ -90,21 +71,13 @@ class Agent(tf.Module):
         Raises:
             UserError: the action is not finite.
         """
-        batch = len(obs["is_first"])
+        batch, evaluate = len(obs["is_first"]), mode == "eval"
+        explore = mode == "train" and self._exploring(step * self.config.action_repeat)
         if state is None:
             state = self.initial_policy_state(batch)
         obs = {key: np.asarray(obs[key]) for key in (*self.world_model.shapes, "is_first")}
-        frames = step * self.config.action_repeat
-        evaluate, explore = mode == "eval", mode == "train" and self._exploring(frames)
         noise = self._policy_noise(evaluate, batch, explore)
-        if self.config.jit:
-            buffer, layout = pack(obs, noise)
-            arguments = tf.constant(buffer), state
-            graph = self._policy_graph(layout, evaluate, explore, arguments)
-            action, state = graph(*arguments)
-        else:
-            obs, noise = tf.nest.map_structure(tf.convert_to_tensor, (obs, noise))
-            action, state = self._policy(obs, state, noise, evaluate, explore)
+        action, state = self._act(obs, state, noise, evaluate=evaluate, explore=explore)
         action = action.numpy()
         if not np.isfinite(action).all():
             advice = ", or try --precision 32" * (self.dtype.size < 4)
@@ -114,62 +87,39 @@ class Agent(tf.Module):
             )
         return {"action": action}, state
 
-    def _policy_graph(self, layout: Layout, evaluate: bool, explore: bool, arguments) -> Callable:
-        """The traced graph of `_policy`: (packed observation and noise, state) -> action, state.
-
-        Found here, and of few arguments: tf.function takes 0.3 ms a step to find it, and 0.1 ms
-        for each of them.
-        """
-        key = layout, evaluate, explore
-        if key not in self._policy_graphs:
-
-            def act(buffer, state):
-                obs, noise = unpack(buffer, layout)
-                return self._policy(obs, state, noise, evaluate, explore)
-
-            graph = self._compiled(act, xla=self._policy_xla).get_concrete_function(*arguments)
-            self._policy_graphs[key] = graph
-        return self._policy_graphs[key]
-
     def initial_policy_state(self, batch: int):
+        """The state of `policy` before the first observation: zeros, [E, ...]."""
         latent = self.world_model.rssm.initial(batch)
         latent = {key: latent[key] for key in ("deter", "stoch")}
         return latent, tf.zeros((batch, self.actions), tf.float32)
 
     def _policy_noise(self, evaluate: bool, batch: int, explore: bool) -> dict[str, np.ndarray]:
-        """Uniform noise of one policy step: for the latent state, the action, and its blurring."""
+        """Uniform noise of one policy step: for the latent state, the action, action noise."""
         key, count = self._streams.next("eval" if evaluate else "policy")
-        # Drawn here, not in the graph, where its many small operations would take longer.
-        # In the counter's upper half: the lower one counts on within a step, four words at a time.
+        # Drawn here, since many small operations would take longer in the graph. `count` is in the
+        # counter's upper half, since the lower half counts on within a step, four words at a time.
         draw = np.random.Generator(np.random.Philox(key=key, counter=count << 128)).random
         behavior = self.expl_behavior if explore else self.task_behavior
         shapes = {"post": self.world_model.rssm.noise_shape, "action": behavior.noise_shape}
-        if self._blur(evaluate):
-            shapes["blur"] = () if self.discrete else (self.actions,)
+        if self._noise_amount(evaluate):
+            shapes["action_noise"] = () if self.discrete else (self.actions,)
         return {k: draw((batch, *s), np.float32) for k, s in shapes.items()}
 
-    def _blur(self, evaluate: bool) -> float:
-        """How much noise is added to actions."""
+    def _noise_amount(self, evaluate: bool) -> float:
         return self.config.eval_noise if evaluate else self.config.expl_noise
 
-    def _policy(self, obs, state, noise, evaluate: bool, explore: bool):
-        with self._policy_weights.in_use():
-            return self._act(obs, state, noise, evaluate, explore)
-
-    def _act(self, obs, state, noise, evaluate: bool, explore: bool):
-        model, config = self.world_model, self.config
-        latent, action = state
-        obs = model.preprocess(obs)
-        mean = evaluate and config.eval_state_mean
-        latent = model.rssm.obs_step(
-            latent, action, model.encoder(obs), obs["is_first"], None if mean else noise["post"]
-        )
+    def _act_step(self, obs, state, noise, evaluate: bool, explore: bool):
+        model, (latent, action) = self.world_model, state
         behavior = self.expl_behavior if explore else self.task_behavior
-        # Of the whole state, not rows where its ones are: what is not finite shows in the action.
-        dist = behavior.policy(model.rssm.feat(latent))
-        action = dist.mode() if evaluate else dist.sample(noise["action"])
-        if amount := self._blur(evaluate):
-            action = exploration.action_noise(action, amount, self.discrete, noise["blur"])
+        mean = evaluate and self.config.eval_state_mean
+        with self._policy_weights.in_use():
+            obs = model.preprocess(obs)
+            embed, post = model.encoder(obs), None if mean else noise["post"]
+            latent = model.rssm.obs_step(latent, action, embed, obs["is_first"], post)
+            dist = behavior.policy(model.rssm.feat(latent))
+            action = dist.mode() if evaluate else dist.sample(noise["action"])
+        if amount := self._noise_amount(evaluate):
+            action = exploration.action_noise(action, amount, self.discrete, noise["action_noise"])
         action = tf.cast(action, tf.float32)
         return action, ({key: latent[key] for key in ("deter", "stoch")}, action)
 
@@ -180,15 +130,16 @@ class Agent(tf.Module):
         return self.world_model.rssm.initial(self.config.dataset.batch)
 
     def place(self, data: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
-        """Copy what `train` reads of a batch to the device that computes; on any thread."""
+        """Copy the part of a batch that `train` reads to the device; on any thread."""
+        keys = (*self.world_model.shapes, *(k for k in NOT_OBSERVED if k != "is_last"))
         with tf.device("GPU:0" if gpus() else "CPU:0"):
-            return self._tensors(data)
+            return {key: tf.convert_to_tensor(data[key]) for key in keys}
 
     def train(self, data: Mapping[str, np.ndarray | tf.Tensor], state=None, step: int = 0):
         """One update of world model, actor and critic.
 
         Args:
-            data: replay batch, key -> [B, T, ...], as it is or from `place`.
+            data: replay batch, key -> [B, T, ...], raw or from `place`.
             state: the latent state that each row ended in last time; None at the start.
             step: agent steps so far, for schedules.
 
@@ -196,12 +147,9 @@ class Agent(tf.Module):
         """
         if state is None:
             state = self.initial_train_state()
-        step = tf.constant(step, tf.int64)
-        seed = self._seed("update")
-        state, values = self._update_fn(self._tensors(data), state, seed, step)
-        return state, Scalars(self._metric_names, values)
+        return self._update(self.place(data), state, self._seed("update"), np.array(step, np.int64))
 
-    def _update(self, data, state, seed, step):
+    def _update_step(self, data, state, seed, step):
         model = self.world_model
         data = model.preprocess(data)
         noise = model.noise(*data["action"].shape[:2], fold(seed, 0))
@@ -215,33 +163,25 @@ class Agent(tf.Module):
         if self.expl_behavior is not self.task_behavior:
             expl = self.expl_behavior.update(post, outputs, data, fold(seed, 2), step)
             metrics |= {f"expl_{key}": value for key, value in expl.items()}
-        for name, value in metrics.items():
-            shape = tf.TensorShape(getattr(value, "shape", ()))  # a Python number has none
-            if shape.rank != 0:
-                raise ValueError(f"The metric '{name}' must be a scalar, not {shape}.")
         self._policy_weights.refresh()
-        # An overflow of float16 must not reach the next update through the state.
-        sound = lambda x: tf.where(tf.math.is_finite(x), x, tf.zeros([], x.dtype))  # noqa: E731
-        self._metric_names = tuple(metrics)  # of every update, and the same for all
-        values = tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
-        return {key: sound(value[:, -1]) for key, value in post.items()}, values
+        return {key: _finite_or_zero(value[:, -1]) for key, value in post.items()}, metrics
 
     # --- reporting ---
 
     def report(self, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Open-loop videos of up to six sequences: openl_{key} -> [T, 3*H, N*W, C] in [0, 1]."""
-        data = {key: value[:6] for key, value in data.items()}
-        videos = self._report_fn(self._tensors(data), self._seed("report"))
+        data = self.place({key: value[:6] for key, value in data.items()})
+        videos = self._videos(data, self._seed("report"))
         return {f"openl_{key}": video.numpy() for key, video in videos.items()}
 
-    def _report(self, data, seed):
+    def _report_step(self, data, seed):
         model = self.world_model
         data = model.preprocess(data)
         noise = model.video_noise(*data["action"].shape[:2], seed)
         keys = model.heads["decoder"].images
         return {key: model.video_pred(data, key, noise) for key in keys}
 
-    # --- what a checkpoint holds ---
+    # --- checkpoints ---
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and type of every variable by name, for comparison with a checkpoint."""
@@ -260,15 +200,16 @@ class Agent(tf.Module):
         return {k: v.numpy() for k, v in named_variables(self).items()}, dict(self._streams.draws)
 
     def load(self, arrays: Mapping[str, np.ndarray], draws: Mapping[str, int]) -> None:
-        """Take over what `save` returned."""
+        """Restore the variables and counters that `save` returned."""
         for name, variable in named_variables(self).items():
             variable.assign(arrays[name])
         self._policy_weights.refresh()
         self._streams.draws.update(draws)
 
-    def _tensors(self, data):
-        keys = (*self.world_model.shapes, *(k for k in NOT_OBSERVED if k != "is_last"))
-        return {key: tf.convert_to_tensor(data[key]) for key in keys}
+    def _seed(self, stream: str) -> np.ndarray:
+        return np.array(self._streams.next(stream), np.int32)
 
-    def _seed(self, stream: str) -> tf.Tensor:
-        return tf.constant(self._streams.next(stream), tf.int32)
+
+def _finite_or_zero(x: tf.Tensor) -> tf.Tensor:
+    """Drop float16 overflows, which would reach the next update through the carried state."""
+    return tf.where(tf.math.is_finite(x), x, tf.zeros([], x.dtype))

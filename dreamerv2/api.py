@@ -10,7 +10,6 @@ policy.reset()
 action = policy(obs)  # as often as you like, in a loop of your own
 """
 
-import functools
 import inspect
 import re
 import signal
@@ -18,16 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 
-from dreamerv2 import rules, rundir
+from dreamerv2 import rundir, validation
 from dreamerv2 import train as trainer
 from dreamerv2.common import envs
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
-from dreamerv2.common.envs import gym, wrappers
+from dreamerv2.common.envs import adapter, gym, rendering
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError, end_scripts_plainly
 from dreamerv2.common.logger.logger import Output
@@ -37,6 +36,7 @@ __all__ = ["Policy", "UserError", "configs", "defaults", "load", "train"]
 configs: dict[str, dict] = paths.load_configs()  # name -> changes of the defaults
 defaults: Config = Config(configs.pop("defaults"))
 end_scripts_plainly()
+rendering.prepare_rendering()  # in a script that has imported TensorFlow before
 
 
 def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None = None) -> None:
@@ -62,7 +62,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
         config = config.update({"task": f"{trainer.CUSTOM}{_name(env)}"})
-    rules.validate(config)
+    config = validation.validate(config)
     make_envs = _from_function(env, config) if _makes_envs(env) else _from_object(env, config)
     stopped = trainer.run(config, make_envs, outputs)
     if stopped == signal.SIGINT:
@@ -86,7 +86,7 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
     where = defaults.update({"logdir": str(run), "mode": "eval"})
     config = rundir.base_config(where, {"defaults": defaults})
     weights = rundir.read_weights(config)
-    replica = spacefile.Replica(*(_spaces(env) if env else spacefile.load(run)), config)
+    replica = adapter.SpaceAdapter(*(_spaces(env) if env else adapter.load(run)), config)
     agent = trainer.make_agent(config, *describe(replica.observation_space, replica.action_space))
     rundir.load_weights(agent, weights)
     return Policy(agent, replica, config)
@@ -101,7 +101,7 @@ class Policy:
     Attributes: `config`, of the run.
     """
 
-    def __init__(self, agent: Any, replica: spacefile.Replica, config: Config):
+    def __init__(self, agent: Any, replica: adapter.SpaceAdapter, config: Config):
         self.config = config
         self._agent, self._replica = agent, replica
         self.reset()
@@ -128,15 +128,27 @@ def _makes_envs(env: Any) -> bool:
 
 
 def _from_function(make: Callable[[], Any], config: Config) -> Callable:
-    def construct(seed: int) -> gymnasium.Env:
+    if config.envs_parallel == "process":
+        _check_travels(make)
+
+    def construct() -> gymnasium.Env:
         return gym.wrap(make(), config)
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
-        one = functools.partial(wrappers.wrap, construct, config)
-        constructors = [functools.partial(one, seed) for seed in seeds]
-        return envs.vectorize(constructors, config.envs_parallel, config)
+        return envs.vectorize([construct] * count, config.envs_parallel, config, seeds)
 
     return make_envs
+
+
+def _check_travels(make: Callable[[], Any]) -> None:
+    """Refuse a function that cannot be sent to a worker process."""
+    try:
+        cloudpickle.dumps(make)
+    except Exception as error:
+        raise UserError(
+            f"The function that makes the environment cannot be sent to a worker process ({error}):"
+            " make locks, sockets and open files inside the function, or use --envs_parallel none."
+        ) from error
 
 
 def _from_object(env: Any, config: Config) -> Callable:
@@ -150,8 +162,8 @@ def _from_object(env: Any, config: Config) -> Callable:
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
         if not vector:  # training and evaluation share the only environment there is
-            wrapped = gym.wrap(_LeftOpen(env), config, seeds[0])
-            vector.append(envs.vectorize([lambda: wrapped]))
+            wrapped = gym.wrap(_LeftOpen(env), config)
+            vector.append(envs.vectorize([lambda: wrapped], seeds=seeds))
         return vector[0]
 
     return make_envs

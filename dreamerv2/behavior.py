@@ -6,13 +6,14 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.nn.layers import OneHots
 from dreamerv2.common.nn.nets import Head
-from dreamerv2.common.nn.optim import Optimizer
-from dreamerv2.common.nn.tfutils import Init, cast_once, recording, schedule
+from dreamerv2.common.nn.optim import Optimizer, recording
+from dreamerv2.common.nn.precision import cast_once
+from dreamerv2.common.nn.schedules import schedule
+from dreamerv2.common.nn.variables import Init
 from dreamerv2.losses import actor_loss, critic_loss, imagination_weights, lambda_return
 from dreamerv2.rssm import State
-from dreamerv2.world_model import Sequence, WorldModel, head_inputs
+from dreamerv2.world_model import Sequence, WorldModel
 
 
 class RewardNorm(tf.Module):
@@ -32,9 +33,9 @@ class RewardNorm(tf.Module):
         mean = tf.reduce_mean(tf.abs(tf.stop_gradient(reward)))
         if keep < 1:
             mag = keep * self.mag + (1 - keep) * tf.cast(mean, self.mag.dtype)
-            # An update that overflows in float16 is skipped: it must leave no trace here either.
+            # An overflow in float16 skips the update, and must not reach the magnitude either.
             self.mag.assign(tf.where(tf.math.is_finite(mag), mag, self.mag))
-        # Without a running mean it is 1, whatever a checkpoint made with one holds.
+        # With momentum 1 the magnitude is 1, also after a checkpoint of another momentum.
         mag = tf.cast(self.mag, reward.dtype) if keep < 1 else tf.ones([], reward.dtype)
         normed = reward / (mag + eps) * self.config.scale
         metrics = {
@@ -51,12 +52,12 @@ class ActorCritic(tf.Module):
 
     Args:
         config: the whole config.
-        world_model: whose latent states it acts on. It is read here, never trained.
+        world_model: source of the latent states; read here, never trained.
         discrete: whether actions are one-hot.
         scaled: whether losses are scaled, for float16.
 
     Raises:
-        UserError: the distribution of the config is none over such actions.
+        UserError: the distribution of the config does not fit the actions.
     """
 
     def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool, scaled: bool):
@@ -79,7 +80,7 @@ class ActorCritic(tf.Module):
             self.slow_critic = Head(init / "slow_critic", size, (), config.critic)
             self._copy_critic(1.0)
         self.updates = tf.Variable(0, name=f"{init.path}/updates", dtype=tf.int64, trainable=False)
-        self.reward_norm = RewardNorm(init.path, config.reward_norm, init.store)
+        self.reward_norm = RewardNorm(init.path, config.reward_norm, init.variable_dtype)
         self.actor_opt = self._optimizer(init, "actor", config.actor_opt, scaled)
         self.critic_opt = self._optimizer(init, "critic", config.critic_opt, scaled)
         grad = config.actor_grad
@@ -89,9 +90,9 @@ class ActorCritic(tf.Module):
         variables = getattr(self, label).trainable_variables
         return Optimizer(f"{init.path}/{label}_opt", label, variables, config, scaled)
 
-    def policy(self, feat: tf.Tensor, hot: OneHots | None = None):
-        """RSSM.features, feat [N, F] -> distribution over actions [N, A]."""
-        return self.actor(feat, hot)
+    def policy(self, feat: tf.Tensor):
+        """feat [N, F] -> distribution over actions [N, A]."""
+        return self.actor(feat)
 
     def update(
         self,
@@ -113,8 +114,7 @@ class ActorCritic(tf.Module):
         Returns: metrics.
         """
         world_model = self._world_model()
-        flat = lambda x: tf.stop_gradient(tf.reshape(x, (-1, *x.shape[2:])))  # noqa: E731
-        start, is_terminal = tf.nest.map_structure(flat, (start, is_terminal))
+        start, is_terminal = tf.nest.map_structure(_start_states, (start, is_terminal))
         noise = world_model.imagination_noise(is_terminal.shape[0], self.noise_shape, seed)
         with recording(self.actor) as tape, cast_once(world_model, self, dtype=self.dtype):
             # REINFORCE sends no gradient through the dynamics: nothing there needs recording.
@@ -135,7 +135,7 @@ class ActorCritic(tf.Module):
 
     def target(self, seq: Sequence, reward: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return lambda-returns V_0..V_{H-1} [H, N] and slow values v_0..v_H [H+1, N]."""
-        value = self.slow_critic(*head_inputs(seq)).mode()
+        value = self.slow_critic(seq["feat"]).mode()
         discount = seq["discount"][:-1]
         return lambda_return(reward, value, discount, self.config.discount_lambda), value
 
@@ -143,37 +143,28 @@ class ActorCritic(tf.Module):
         self, seq: Sequence, target: tf.Tensor, value: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Pair actions, targets, baselines and weights as drawn at losses.actor_loss."""
-        feat, *hot = head_inputs(seq, stop=-2)
-        policy = self.policy(tf.stop_gradient(feat), *hot)
-        now = lambda spec: schedule(spec, step, target.dtype)  # noqa: E731
+        policy = self.policy(tf.stop_gradient(seq["feat"][:-2]))
+        entropy_scale = schedule(self.config.actor_ent, step, target.dtype)
         metrics, reinforce, log_prob = {}, {"reinforce": 1.0, "dynamics": 0.0}.get(self.grad), None
         if reinforce is None:
-            metrics["actor_grad_mix"] = mix = now(self.config.actor_grad_mix)
-            reinforce = 1 - mix
+            metrics["actor_grad_mix"] = schedule(self.config.actor_grad_mix, step, target.dtype)
+            reinforce = 1 - metrics["actor_grad_mix"]
         if self.grad != "dynamics":
             log_prob = policy.log_prob(tf.stop_gradient(seq["action"][1:-1]))
-        baseline = value if self.config.slow_baseline else self.critic(*head_inputs(seq)).mode()
+        baseline = value if self.config.slow_baseline else self.critic(seq["feat"]).mode()
         entropy = policy.entropy()
-        scale = now(self.config.actor_ent)
         weight = imagination_weights(seq["discount"][:-1])
         loss = actor_loss(
-            log_prob,
-            entropy,
-            target[1:],
-            baseline[:-2],
-            weight[:-1],
-            reinforce,
-            scale,
+            log_prob, entropy, target[1:], baseline[:-2], weight[:-1], reinforce, entropy_scale
         )
-        metrics |= {"actor_ent": tf.reduce_mean(entropy), "actor_ent_scale": scale}
+        metrics |= {"actor_ent": tf.reduce_mean(entropy), "actor_ent_scale": entropy_scale}
         return loss, metrics
 
     def critic_loss(
         self, seq: Sequence, target: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Fit V_t at z_t, t = 0..H-1."""
-        feat, *hot = head_inputs(seq, stop=-1)
-        dist = self.critic(tf.stop_gradient(feat), *hot)
+        dist = self.critic(tf.stop_gradient(seq["feat"][:-1]))
         loss = critic_loss(dist, target, imagination_weights(seq["discount"][:-1]))
         value = dist.mode()
         metrics = {
@@ -184,7 +175,7 @@ class ActorCritic(tf.Module):
         return loss, metrics
 
     def _update_slow_critic(self) -> None:
-        """Copy the critic whole after the first update, later a fraction every so often."""
+        """Copy the critic after the first update; later mix a fraction in every so many updates."""
         if self.config.slow_target:
             due = self.updates % self.config.slow_target_update == 0
             fractions = tf.constant([1.0, self.config.slow_target_fraction], tf.float64)
@@ -198,3 +189,8 @@ class ActorCritic(tf.Module):
             mix = tf.cast(fraction, slow.dtype)
             slow.assign(mix * fast + (1 - mix) * slow)
         return tf.constant(True)
+
+
+def _start_states(x: tf.Tensor) -> tf.Tensor:
+    """[B, T, ...] -> [B*T, ...], without gradient."""
+    return tf.stop_gradient(tf.reshape(x, (-1, *x.shape[2:])))

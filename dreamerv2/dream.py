@@ -23,10 +23,10 @@ import tensorflow as tf
 from dreamerv2 import rundir
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
+from dreamerv2.common.envs import adapter
 from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.nn.tfutils import fold, uniform
+from dreamerv2.common.nn.dists import fold
 from dreamerv2.common.video import encode, overlay, writer
 
 SEQUENCES, LENGTH, CONTEXT = 6, 50, 5
@@ -46,7 +46,7 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
         UserError: no checkpoint, one of another architecture, no episode, or no image to show.
     """
     weights, run = rundir.read_weights(config), rundir.find_run(config)
-    replica = spacefile.Replica(*spacefile.load(run), config)
+    replica = adapter.SpaceAdapter(*adapter.load(run), config)
     agent = make_agent(config, *describe(replica.observation_space, replica.action_space))
     rundir.load_weights(agent, weights)
     if not agent.world_model.heads["decoder"].images:
@@ -91,17 +91,8 @@ def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Te
     model, behavior = agent.world_model, agent.task_behavior
     count, context = len(data["action"]), min(CONTEXT, data["action"].shape[1] - 1)
     seen = model.preprocess({k: tf.convert_to_tensor(v[:, :context]) for k, v in data.items()})
-    noise = model.noise(count, context, fold(seed, 0))
-    start = model.rssm.initial(count)
-    post, _ = model.rssm.observe(
-        model.encoder(seen), seen["action"], seen["is_first"], noise, start
-    )
-    seed = fold(seed, 1)
-    noise = {
-        "prior": uniform((length, count, *model.rssm.noise_shape), seed, 0),
-        "ensemble": uniform((length,), seed, 1),
-        "action": uniform((length, count, *behavior.noise_shape), seed, 2),
-    }
+    post = model.filter_context(seen, context, model.noise(count, context, fold(seed, 0)))
+    noise = model.imagination_noise(count, behavior.noise_shape, fold(seed, 1), length)
     last = {key: value[:, -1] for key, value in post.items()}
     seq = model.imagine(behavior.policy, last, seen["is_terminal"][:, -1], noise)
     images, decoded = model.heads["decoder"].images, model.heads["decoder"](seq["feat"])

@@ -1,7 +1,7 @@
 """Ways to collect experience other than with the task policy.
 
-Each has `policy(feat, hot=None)` -> action distribution (see RSSM.features), `noise_shape` of one
-policy sample and `update(post, outputs, data, seed, step)` -> metrics.
+Each behavior has `policy(feat)` -> action distribution, `noise_shape` of one policy sample and
+`update(post, outputs, data, seed, step)` -> metrics.
 """
 
 import tensorflow as tf
@@ -9,18 +9,18 @@ import tensorflow as tf
 from dreamerv2.behavior import ActorCritic, RewardNorm
 from dreamerv2.common.errors import UserError, nearest
 from dreamerv2.common.nn import dists
-from dreamerv2.common.nn.layers import OneHots
 from dreamerv2.common.nn.nets import Head
-from dreamerv2.common.nn.optim import Optimizer
-from dreamerv2.common.nn.tfutils import Init, cast_once, recording
-from dreamerv2.world_model import Batch, Sequence, WorldModel, head_inputs
+from dreamerv2.common.nn.optim import Optimizer, recording
+from dreamerv2.common.nn.precision import cast_once
+from dreamerv2.common.nn.variables import Init
+from dreamerv2.world_model import Batch, Sequence, WorldModel
 
 
 def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled: bool):
     """Return the behavior named by expl_behavior; greedy is the task behavior itself.
 
     Raises:
-        UserError: a knob of exploration does not fit the task or the world model.
+        UserError: an option of exploration does not fit the task or the world model.
     """
     if task.discrete:
         for name in ("expl_noise", "eval_noise"):
@@ -39,14 +39,14 @@ def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled:
 
 
 def action_noise(action: tf.Tensor, amount: float, discrete: bool, noise: tf.Tensor) -> tf.Tensor:
-    """Blur an action.
+    """Add exploration noise to an action.
 
     Discrete: a sample from amount / A + (1 - amount) * onehot.
     Continuous: clip(N(a, amount), -1, 1).
 
     Args:
         action: [N, A].
-        amount: of noise, 0 to 1 if discrete, else a standard deviation.
+        amount: size of the noise, 0 to 1 if discrete, else a standard deviation.
         noise: uniform in [0, 1), [N] if discrete, else [N, A].
     """
     if discrete:
@@ -64,7 +64,7 @@ class Random:
         self.actions, self.discrete = actions, discrete
         self.noise_shape = () if discrete else (actions,)
 
-    def policy(self, feat: tf.Tensor, hot: OneHots | None = None):
+    def policy(self, feat: tf.Tensor):
         zeros = tf.zeros((*feat.shape[:-1], self.actions))
         return dists.OneHot(zeros) if self.discrete else dists.Uniform(zeros)
 
@@ -73,7 +73,7 @@ class Random:
 
 
 class Intrinsic(tf.Module):
-    """An actor-critic of its own, paid for what the world model does not know.
+    """Actor-critic trained on intrinsic reward, optionally mixed with the task reward.
 
     r = expl_intr_scale * norm(intrinsic) + expl_extr_scale * norm(task reward)
     """
@@ -84,17 +84,18 @@ class Intrinsic(tf.Module):
         self._world_model = lambda: world_model  # read, not trained
         self.behavior = ActorCritic(init, config, world_model, discrete, scaled)
         self.actor, self.noise_shape = self.behavior.actor, self.behavior.noise_shape
-        self.intr_norm = RewardNorm(f"{init.path}/intr", config.expl_reward_norm, init.store)
-        self.extr_norm = RewardNorm(f"{init.path}/extr", config.expl_reward_norm, init.store)
+        norm, dtype = config.expl_reward_norm, init.variable_dtype
+        self.intr_norm = RewardNorm(f"{init.path}/intr", norm, dtype)
+        self.extr_norm = RewardNorm(f"{init.path}/extr", norm, dtype)
         self.heads = self.make_heads(init)
         variables = [v for head in self.heads for v in head.trainable_variables]
         self.opt = Optimizer(f"{init.path}/head_opt", "model", variables, config.expl_opt, scaled)
 
-    def policy(self, feat: tf.Tensor, hot: OneHots | None = None):
-        return self.behavior.policy(feat, hot)
+    def policy(self, feat: tf.Tensor):
+        return self.behavior.policy(feat)
 
     def update(self, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
-        """Fit the heads to a batch, then the behavior to the reward they give.
+        """Fit the heads to a batch, then the behavior to the reward that the heads give.
 
         Args:
             post: posterior states, entries [B, T, ...].
@@ -158,17 +159,16 @@ class Plan2Explore(Intrinsic):
         target = outputs[self.config.disag_target][:, offset : offset + rows]
         target = tf.stop_gradient(tf.reshape(target, (*target.shape[:2], -1)))
         inputs = tf.stop_gradient(inputs)
-        # Nothing leads from one sequence of a batch row into the next.
-        begun = tf.cumsum(tf.cast(data["is_first"], tf.int32), 1)
         loss = -tf.add_n([head(inputs).log_prob(target) for head in self.heads])
-        whole = tf.cast(begun[:, :rows] == begun[:, ahead:], loss.dtype)
-        return tf.reduce_sum(loss * whole) / tf.maximum(tf.reduce_sum(whole), 1)
+        # No action leads from one sequence of a batch row into the next: leave such pairs out.
+        sequence = tf.cumsum(tf.cast(data["is_first"], tf.int32), 1)
+        mask = tf.cast(sequence[:, :rows] == sequence[:, ahead:], loss.dtype)
+        return tf.reduce_sum(loss * mask) / tf.maximum(tf.reduce_sum(mask), 1)
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
-        feat, *hot = head_inputs(seq, stop=-1)
-        inputs = self._inputs(feat, seq["action"][1:])
-        guesses = tf.stack([head(inputs, *hot).mode() for head in self.heads])  # [M, H, N, size]
-        # Where all models agree (a few in 16 bit often do, exactly), a root has no slope.
+        inputs = self._inputs(seq["feat"][:-1], seq["action"][1:])
+        guesses = tf.stack([head(inputs).mode() for head in self.heads])  # [M, H, N, size]
+        # A few heads in 16 bit often agree exactly, and a root has no slope at 0.
         variance = tf.maximum(tf.math.reduce_variance(guesses, 0), 1e-20)
         disagreement = tf.reduce_mean(tf.sqrt(variance), -1)
         return tf.math.log(disagreement) if self.config.disag_log else disagreement
@@ -180,7 +180,7 @@ class Plan2Explore(Intrinsic):
 
 
 class ModelLoss(Intrinsic):
-    """A head predicts the world model's own loss `expl_model_loss`; high loss is worth a visit."""
+    """A head predicts the world model's loss `expl_model_loss`, which is the intrinsic reward."""
 
     def make_heads(self, init: Init) -> list[Head]:
         self._check_loss()
@@ -188,9 +188,7 @@ class ModelLoss(Intrinsic):
         return [Head(init / "loss", size, (), self.config.expl_head)]
 
     def _check_loss(self) -> None:
-        heads = self._world_model().heads
-        decoder, name = heads["decoder"], self.config.expl_model_loss
-        known = ["kl", *decoder.images, *decoder.vectors, *(h for h in heads if h != "decoder")]
+        name, known = self.config.expl_model_loss, self._world_model().losses
         if name not in known:
             raise UserError(
                 f"--expl_model_loss {name} is no loss of this world model: its losses are"
@@ -202,4 +200,4 @@ class ModelLoss(Intrinsic):
         return -tf.reduce_mean(self.heads[0](tf.stop_gradient(feat)).log_prob(target))
 
     def intrinsic(self, seq: Sequence) -> tf.Tensor:
-        return self.heads[0](*head_inputs(seq, stop=-1)).mode()
+        return self.heads[0](seq["feat"][:-1]).mode()

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamerv2.common.arrayfile import NUMERIC, write_arrays
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.npz import NUMERIC, write_arrays
 from dreamerv2.common.replay.dataset import Dataset
 from dreamerv2.common.run.checkpoint import compare
 

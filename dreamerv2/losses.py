@@ -30,20 +30,25 @@ def kl_balance(
 
     Returns: loss [] and KL per state [B, T], in nats.
     """
-    stopped = lambda state: tf.nest.map_structure(sg, state)  # noqa: E731
-    kl = lambda p, q: dists.kl_divergence(dist(p), dist(q))  # noqa: E731
-    if forward:
-        to_prior, to_post = kl(prior, stopped(post)), kl(stopped(prior), post)
-    else:
-        to_prior, to_post = kl(stopped(post), prior), kl(post, stopped(prior))
+
+    def kl(p, q):
+        return dists.kl_divergence(dist(p), dist(q))
+
+    def clip_and_average(x):
+        if free_avg and balance != 0.5:
+            return tf.maximum(tf.reduce_mean(x), free)
+        return tf.reduce_mean(tf.maximum(x, free))
+
     if balance == 0.5:
         value = kl(prior, post) if forward else kl(post, prior)
-        return tf.reduce_mean(tf.maximum(value, free)), value
-    if free_avg:
-        bound = lambda x: tf.maximum(tf.reduce_mean(x), free)  # noqa: E731
+        return clip_and_average(value), value
+    post_sg, prior_sg = tf.nest.map_structure(sg, (post, prior))
+    if forward:
+        to_prior, to_post = kl(prior, post_sg), kl(prior_sg, post)
     else:
-        bound = lambda x: tf.reduce_mean(tf.maximum(x, free))  # noqa: E731
-    return balance * bound(to_prior) + (1 - balance) * bound(to_post), to_prior
+        to_prior, to_post = kl(post_sg, prior), kl(post, prior_sg)
+    loss = balance * clip_and_average(to_prior) + (1 - balance) * clip_and_average(to_post)
+    return loss, to_prior
 
 
 def lambda_return(
@@ -98,7 +103,7 @@ def actor_loss(
         -mean(w * (rho * log pi(sg a) * sg(V - v) + (1 - rho) * V + eta * entropy))
 
     Args:
-        log_prob: [H-1, N] of the actions taken; None with rho = 0, when nothing reads it.
+        log_prob: [H-1, N] of the imagined actions; None with rho = 0, which does not need it.
         entropy: [H-1, N] of the policy.
         target: [H-1, N], the lambda-returns V_1..V_{H-1}.
         baseline: [H-1, N], values v_0..v_{H-2}.

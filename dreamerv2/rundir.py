@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.errors import UserError
-from dreamerv2.common.npzlayout import Damaged
+from dreamerv2.common.errors import DamagedFile, UserError
 from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
 from dreamerv2.common.run.checkpoint import Checkpoint, load_version
 from dreamerv2.learner import load_agent
@@ -46,7 +45,22 @@ def find_run(config: Config) -> Path:
     logdir = Path(config.logdir).expanduser()
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"There is no run in {logdir}: it has no config.yaml. Train one first.")
+    refuse_release(logdir)
     return logdir
+
+
+def refuse_release(run: Path) -> None:
+    """Refuse the run directory of the 2021 release, whose checkpoint is a pickle.
+
+    Raises:
+        UserError: the directory has such a checkpoint, and none of this program.
+    """
+    path = run / "variables.pkl"
+    if path.is_file() and not (run / "checkpoints").is_dir():
+        raise UserError(
+            f"{path} is a checkpoint of the 2021 release, a pickle that this program cannot read: "
+            "train anew in another --logdir, to which its train_episodes may be copied."
+        )
 
 
 def read_config(run: Path, defaults: Config) -> Config:
@@ -152,7 +166,7 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
         row = {key: np.empty((length, *m.shape), m.dtype) for key, m in keys.items()}
         try:
             episode.read(start, row, files)
-        except Damaged as problem:
+        except DamagedFile as problem:
             print(f"Passed over {episode.path}: {problem}.", flush=True)
             continue
         row["is_first"][0] = True  # as in every batch: the model knows nothing of the rows before
@@ -171,5 +185,5 @@ def _newest(run: Path) -> Iterator[StoredEpisode]:
         for path in sorted((run / name).glob("*.npz"), reverse=True):
             try:
                 yield StoredEpisode(path)
-            except (Damaged, FileNotFoundError) as problem:
+            except (DamagedFile, FileNotFoundError) as problem:
                 print(f"Passed over {path}: {problem}.", flush=True)

@@ -12,8 +12,7 @@ import numpy as np
 
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
-from dreamerv2.common.envs import spaces
+from dreamerv2.common.envs import adapter, spaces
 from dreamerv2.common.errors import NotFinite, NothingToSample, UserError, cannot_write
 from dreamerv2.common.logger.episodes import EpisodeLog, counts
 from dreamerv2.common.logger.jsonl import JSONLOutput
@@ -130,7 +129,7 @@ class Runner:
         if self._loaded:
             match_variables(self.agent, self._loaded[1])
         self._logger.text("config", str(config))
-        self._replay.account(self.step.value)
+        self._replay.record_missing_steps(self.step.value)
         self._replay.prune()
         self._eval_replay.prune()
         data = self._replay.dataset(**config.dataset, place=self.agent.place)
@@ -172,7 +171,7 @@ class Runner:
                 self.driver(random, steps=1)
                 bar.update(config.envs)
                 if step >= config.prefill:
-                    replay.check_hope()
+                    replay.check_prefill_progress()
         # This driver logs nothing, because the return of random actions is not the agent's score.
         with EpisodeProgress("Random evaluation", 1) as progress:
             driver = Driver(self._eval_envs, [self._eval_replay.add_step, progress])
@@ -191,7 +190,7 @@ class Runner:
         self._loaded = None  # frees arrays as large as the agent
         self._resumed = True
         save_config(self._config)  # only after the checkpoint was found to fit it
-        spacefile.save(self._logdir, self._train_envs)
+        adapter.save(self._logdir, self._train_envs)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[None]:
@@ -232,7 +231,7 @@ class Runner:
 
     def save(self) -> None:
         """Save a checkpoint, after the experience, which its step must never exceed."""
-        self._replay.account(self.step.value)
+        self._replay.record_missing_steps(self.step.value)
         self._replay.flush()
         self._logger.flush()
         arrays, state = self.learner.save()

@@ -1,19 +1,19 @@
-"""The world model: encoder, latent dynamics and heads, trained to explain sequences."""
+"""The world model: encoder, latent dynamics and heads, trained on sequences."""
 
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.nn.layers import OneHots
+from dreamerv2.common.nn.dists import draw
 from dreamerv2.common.nn.nets import Decoder, Encoder, Head
 from dreamerv2.common.nn.recurrence import scan
-from dreamerv2.common.nn.tfutils import Init, uniform
+from dreamerv2.common.nn.variables import Init
 from dreamerv2.losses import kl_balance
 from dreamerv2.rssm import RSSM, State
 
 Batch = Mapping[str, tf.Tensor]  # key -> [B, T, ...]
-Sequence = dict[str, tf.Tensor | OneHots]  # of imagined states, see WorldModel.imagine
+Sequence = dict[str, tf.Tensor]  # of imagined states, see WorldModel.imagine
 
 NOT_OBSERVED = ("action", "reward", "is_first", "is_last", "is_terminal")
 CLIP_REWARDS = {"identity": tf.identity, "sign": tf.sign, "tanh": tf.tanh}
@@ -31,7 +31,7 @@ class WorldModel(tf.Module):
     def __init__(self, init: Init, shapes: Mapping[str, tuple[int, ...]], actions: int, config):
         super().__init__()
         self.config, self.actions, self.dtype = config, actions, init.dtype
-        self.float = init.store  # of rewards, targets and losses
+        self.float = init.variable_dtype  # of rewards, targets and losses
         shapes = {k: s for k, s in shapes.items() if is_trained(k)}
         self.scalars = [key for key, shape in shapes.items() if shape == ()]
         self.shapes = {key: shape or (1,) for key, shape in shapes.items()}
@@ -44,53 +44,52 @@ class WorldModel(tf.Module):
         }
         if config.pred_discount:
             self.heads["discount"] = Head(init / "discount", size, (), config.discount_head)
-        self._check_heads()
-        self._check_scales()
-        self._name_left_out()
+        self._check_options()
+        self._report_unused()
 
-    def _name_left_out(self) -> None:
-        """Say which observations are not read or not predicted: a misspelt pattern shows here."""
+    @property
+    def losses(self) -> list[str]:
+        """Names of the losses: kl, one for each image and vector, reward, discount."""
         decoder = self.heads["decoder"]
-        read = (*self.encoder.images, *self.encoder.vectors)
+        heads = [name for name in self.heads if name != "decoder"]
+        return ["kl", *decoder.images, *decoder.vectors, *heads]
+
+    def _check_options(self) -> None:
+        # The defaults name heads and losses that this task's model may lack.
+        heads = list(dict.fromkeys([*self.heads, "discount"]))
+        usual = ["kl", "image", "proprio", "reward", "discount"]
+        losses = list(dict.fromkeys([*usual, *self.losses]))
+        for name in self.config.grad_heads:
+            if name not in heads:
+                raise UserError(
+                    f"--grad_heads {name} is no head of the world model: its heads are "
+                    f"{', '.join(heads)}.{nearest(name, heads)}"
+                )
+        for key in self.config.loss_scales:
+            if key not in losses:
+                raise UserError(
+                    f"--loss_scales.{key} scales nothing: the losses are"
+                    f" {', '.join(losses)}.{nearest(key, losses)}"
+                )
+
+    def _report_unused(self) -> None:
+        """Print the observations that are not read or not predicted, to show a misspelt pattern."""
+        encoder, decoder = self.encoder, self.heads["decoder"]
+        read = (*encoder.images, *encoder.vectors)
         predicted = (*decoder.images, *decoder.vectors)
-        for what, part, keys in (
+        for use, part, keys in (
             ("read", "encoder", [key for key in self.shapes if key not in read]),
             ("predicted", "decoder", [key for key in read if key not in predicted]),
         ):
             if keys:
-                knobs = f"--{part}.cnn_keys and --{part}.mlp_keys"
-                print(f"Not {what}, by {knobs}: {', '.join(keys)}.", flush=True)
-
-    def _check_heads(self) -> None:
-        known = [*self.heads] + ["discount"] * ("discount" not in self.heads)
-        for name in self.config.grad_heads:
-            if name not in known:
-                raise UserError(
-                    f"--grad_heads {name} is no head of the world model: its heads are "
-                    f"{', '.join(known)}.{nearest(name, known)}"
-                )
-
-    def _check_scales(self) -> None:
-        decoder = self.heads["decoder"]
-        # `image` may always be there: sets of values scale it, for tasks with and without images.
-        known = ["kl", "image", "proprio", "reward", "discount"]
-        made = (*(h for h in self.heads if h != "decoder"), *decoder.images, *decoder.vectors)
-        known += [key for key in made if key not in known]
-        for key in self.config.loss_scales:
-            if key not in known:
-                raise UserError(
-                    f"--loss_scales.{key} scales nothing: the losses are"
-                    f" {', '.join(known)}.{nearest(key, known)}"
-                )
+                options = f"--{part}.cnn_keys and --{part}.mlp_keys"
+                print(f"Not {use}, by {options}: {', '.join(keys)}.", flush=True)
 
     # --- learning ---
 
     def noise(self, batch: int, length: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Uniform noise for one `loss`: post [B, T, S], ensemble [T]."""
-        return {
-            "post": uniform((batch, length, *self.rssm.noise_shape), seed, 0),
-            "ensemble": uniform((length,), seed, 1),
-        }
+        return draw(seed, post=(batch, length, *self.rssm.noise_shape), ensemble=(length,))
 
     def loss(
         self, data: Batch, start: State, noise: dict[str, tf.Tensor]
@@ -102,8 +101,8 @@ class WorldModel(tf.Module):
             start: posterior before the first row of each sequence, entries [B, ...].
             noise: from `noise`.
 
-        Returns: loss [], posterior states [B, T, ...], what is known of each state ({key}_loss
-            [B, T] and embed [B, T, E]), metrics.
+        Returns: loss [], posterior states [B, T, ...], outputs for each state ({key}_loss [B, T]
+            and embed [B, T, E]), metrics.
         """
         config, images = self.config, self.heads["decoder"].images
         embed = self.encoder(data)
@@ -133,7 +132,7 @@ class WorldModel(tf.Module):
         return scales.get(key, 1.0)
 
     def preprocess(self, obs: Batch) -> dict[str, tf.Tensor]:
-        """Raw batch to what the networks read.
+        """Turn a raw batch into the networks' inputs and targets.
 
         Images become x / 255 - 0.5, scalars gain an axis, the reward is clipped, and `discount`,
         the target of the discount head, is gamma * (1 - is_terminal).
@@ -148,25 +147,24 @@ class WorldModel(tf.Module):
         if "reward" in obs:
             reward = tf.cast(obs["reward"], self.float)
             obs["reward"] = CLIP_REWARDS[self.config.clip_rewards](reward)
-            going = 1 - tf.cast(obs["is_terminal"], self.float)
-            obs["discount"] = self.config.discount * going
+            obs["discount"] = self._start_discount(obs["is_terminal"])
         return obs
 
     # --- imagination ---
 
-    def imagination_noise(self, batch: int, actions, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Uniform noise for one `imagine` of `imag_horizon` steps.
+    def imagination_noise(
+        self, batch: int, actions: tuple[int, ...], seed: tf.Tensor, horizon: int | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Uniform noise for one `imagine`.
 
         Args:
             batch: number of start states, N.
             actions: shape of the noise of one policy sample.
+            horizon: number of steps, H; None for imag_horizon.
         """
-        horizon = self.config.imag_horizon
-        return {
-            "prior": uniform((horizon, batch, *self.rssm.noise_shape), seed, 0),
-            "ensemble": uniform((horizon,), seed, 1),
-            "action": uniform((horizon, batch, *actions), seed, 2),
-        }
+        horizon = horizon or self.config.imag_horizon
+        prior, action = (horizon, batch, *self.rssm.noise_shape), (horizon, batch, *actions)
+        return draw(seed, prior=prior, ensemble=(horizon,), action=action)
 
     def imagine(
         self,
@@ -178,53 +176,66 @@ class WorldModel(tf.Module):
         """Unroll the prior with the policy (paper, section 2.2).
 
         Args:
-            policy: maps feat [N, F], and OneHots if they help, to an action distribution.
+            policy: maps feat [N, F] to an action distribution.
             start: posterior states, entries [N, ...].
             is_terminal: [N], of the start states.
             noise: from `imagination_noise`, entries [H, N, ...].
 
         Returns: feat [H+1, N, F], deter and stoch [H+1, N, ...], action [H+1, N, A] (a_t led into
-            z_t, a_0 is zeros) and discount [H+1, N]; hot, if it helps, see
-            `head_inputs`.
+            z_t, a_0 is zeros) and discount [H+1, N].
         """
         start = {key: start[key] for key in ("deter", "stoch")}
 
         def step(now, noise):
             state, _ = now
-            feat, *hot = self.rssm.features(state)
-            dist = policy(tf.stop_gradient(feat), *hot)
-            action = dist.sample(noise["action"])  # wide: log_prob is exact on no other
-            state = self.rssm.img_step(state, action, noise, *hot)
+            dist = policy(tf.stop_gradient(self.rssm.feat(state)))
+            action = dist.sample(noise["action"])  # not in 16 bit: log_prob needs it unrounded
+            state = self.rssm.img_step(state, action, noise)
             return {key: state[key] for key in start}, action
+
+        def prepend(x, xs):
+            return tf.concat([x[None], xs], 0)
 
         first = tf.zeros((is_terminal.shape[0], self.actions), self.float)
         states, action = scan(step, noise, (start, first))
-        prepend = lambda x, xs: tf.concat([x[None], xs], 0)  # noqa: E731
         sequence = tf.nest.map_structure(prepend, start, states)
-        sequence["action"] = prepend(first, action)
-        sequence |= zip(("feat", "hot"), self.rssm.features(sequence), strict=False)
-        sequence["discount"] = self._discount(sequence, is_terminal)
+        sequence |= {"action": prepend(first, action), "feat": self.rssm.feat(sequence)}
+        sequence["discount"] = self._discount(sequence["feat"], is_terminal)
         return sequence
 
     def imagined_reward(self, sequence: Sequence) -> tf.Tensor:
-        """What the reward head expects in states 0..H-1 of an imagined sequence, [H, N]."""
-        return self.heads["reward"](*head_inputs(sequence, stop=-1)).mean
+        """Mean of the reward head in states 0..H-1 of an imagined sequence, [H, N]."""
+        return self.heads["reward"](sequence["feat"][:-1]).mean
 
-    def _discount(self, sequence: Sequence, is_terminal: tf.Tensor) -> tf.Tensor:
-        gamma = self.config.discount
+    def _discount(self, feat: tf.Tensor, is_terminal: tf.Tensor) -> tf.Tensor:
         if "discount" not in self.heads:
-            return gamma * tf.ones(sequence["feat"].shape[:-1], self.float)
-        predicted = self.heads["discount"](*head_inputs(sequence, start=1)).mean
-        # Whether the start states were terminal is known; the head need not guess.
-        return tf.concat([gamma * (1 - tf.cast(is_terminal, self.float))[None], predicted], 0)
+            return self.config.discount * tf.ones(feat.shape[:-1], self.float)
+        predicted = self.heads["discount"](feat[1:]).mean
+        # The data tell whether a start state is terminal; the head need not guess.
+        return tf.concat([self._start_discount(is_terminal)[None], predicted], 0)
 
-    # --- what it believes ---
+    def _start_discount(self, is_terminal: tf.Tensor) -> tf.Tensor:
+        return self.config.discount * (1 - tf.cast(is_terminal, self.float))
+
+    # --- open-loop video prediction ---
 
     def video_noise(self, batch: int, length: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Uniform noise for one `video_pred`."""
-        post = uniform((batch, length, *self.rssm.noise_shape), seed, 0)
-        prior = uniform((batch, length, *self.rssm.noise_shape), seed, 1)
-        return {"post": post, "prior": prior, "ensemble": uniform((length,), seed, 2)}
+        states = (batch, length, *self.rssm.noise_shape)
+        return draw(seed, post=states, prior=states, ensemble=(length,))
+
+    def filter_context(self, data: Batch, context: int, noise: dict[str, tf.Tensor]) -> State:
+        """Posterior states of the first `context` rows, [B, context, ...], from a zero state.
+
+        Args:
+            data: preprocessed batch.
+            noise: from `noise` or `video_noise`, for at least so many rows.
+        """
+        seen = {k: data[k][:, :context] for k in (*self.shapes, "action", "is_first")}
+        noise = {"post": noise["post"][:, :context], "ensemble": noise["ensemble"][:context]}
+        start = self.rssm.initial(seen["action"].shape[0])
+        embed = self.encoder(seen)
+        return self.rssm.observe(embed, seen["action"], seen["is_first"], noise, start)[0]
 
     def video_pred(
         self, data: Batch, key: str, noise: dict[str, tf.Tensor], context: int = 5
@@ -233,39 +244,32 @@ class WorldModel(tf.Module):
 
         Args:
             data: preprocessed batch of N sequences of T > context rows.
-            key: which image.
+            key: name of the image.
             noise: from `video_noise`.
 
         Returns: [T, 3*H, N*W, C] in [0, 1]; rows are truth, model and error (0.5 is none). Where
-            another sequence begins among the frames to be predicted, all are grey from there on.
+            another sequence begins among the predicted frames, all are grey from there on.
         """
         truth = data[key] + 0.5
         batch, length = truth.shape[:2]
         context = min(context, length - 1)
-        decode = lambda states: self.heads["decoder"](self.rssm.feat(states))[key].mode()  # noqa: E731
-        seen, rest = (lambda x: x[:, :context]), (lambda x: x[:, context:])
-        embed = self.encoder({k: seen(data[k]) for k in self.shapes})
-        filtering = {"post": seen(noise["post"]), "ensemble": noise["ensemble"][:context]}
-        post, _ = self.rssm.observe(
-            embed, seen(data["action"]), seen(data["is_first"]), filtering, self.rssm.initial(batch)
-        )
-        dreaming = {"prior": rest(noise["prior"]), "ensemble": noise["ensemble"][context:]}
+
+        def decode(states):
+            return self.heads["decoder"](self.rssm.feat(states))[key].mode()
+
+        post = self.filter_context(data, context, noise)
         last = {k: x[:, -1] for k, x in post.items()}
-        prior = self.rssm.imagine(rest(data["action"]), dreaming, last)
+        rest = {"prior": noise["prior"][:, context:], "ensemble": noise["ensemble"][context:]}
+        prior = self.rssm.imagine(data["action"][:, context:], rest, last)
         model = tf.clip_by_value(tf.concat([decode(post), decode(prior)], 1) + 0.5, 0, 1)
         video = tf.concat([truth, model, (model - truth + 1) / 2], 2)
-        begun = tf.cumsum(tf.cast(rest(data["is_first"]), tf.int32), 1) > 0
-        over = tf.concat([tf.zeros((batch, context), tf.bool), begun], 1)
-        video = tf.where(over[..., None, None, None], tf.constant(0.5, video.dtype), video)
+        resets = tf.cumsum(tf.cast(data["is_first"][:, context:], tf.int32), 1) > 0
+        grey = tf.concat([tf.zeros((batch, context), tf.bool), resets], 1)
+        video = tf.where(grey[..., None, None, None], tf.constant(0.5, video.dtype), video)
         video = tf.einsum("bthwc->thbwc", video)
         return tf.reshape(video, (*video.shape[:2], -1, video.shape[-1]))
 
 
-def head_inputs(sequence: Sequence, start: int | None = None, stop: int | None = None) -> list:
-    """What to call heads with for these rows of an imagined sequence, see RSSM.features."""
-    return [sequence[key][start:stop] for key in ("feat", "hot") if key in sequence]
-
-
 def is_trained(key: str) -> bool:
-    """Whether an entry of a batch is an observation that the model may read."""
+    """Tell whether an entry of a batch is an observation that the model may read."""
     return key not in NOT_OBSERVED and not key.startswith("log_")

@@ -1,8 +1,8 @@
-"""Train on an environment of your own, then let what was learned play in a loop of your own.
+"""Train on your own environment, then play with the trained policy in your own loop.
 
     python examples/custom_env.py --logdir ~/logdir/reach
 
-Any knob is a flag; --help lists them. A model of this size learns on two CPU cores.
+Every option is a flag; --help lists them. A model of this size learns on two CPU cores.
 """
 
 import gymnasium
@@ -33,9 +33,9 @@ class Reach(gymnasium.Env):
         self.velocity = np.clip(0.8 * self.velocity + action, -1, 1).astype(np.float32)
         self.place = np.clip(self.place + self.velocity, 0, 1)
         self.steps += 1
-        there = np.abs(self.place - self.goal).max() < 0.1
-        # Being there ends the task (terminated), running out of time does not (truncated).
-        return self.observe(), float(there), bool(there), self.steps >= 100, {}
+        reached = np.abs(self.place - self.goal).max() < 0.1
+        # Reaching the goal ends the task (terminated), the time limit does not (truncated).
+        return self.observe(), float(reached), bool(reached), self.steps >= 100, {}
 
     def observe(self):
         image = np.zeros((64, 64, 3), np.uint8)
@@ -54,7 +54,7 @@ def play(policy: dv2.Policy, env: gymnasium.Env) -> float:
     obs, _ = env.reset()
     score, over = 0.0, False
     while not over:
-        action = policy(obs)  # as the environment takes it, in -0.1..0.1
+        action = policy(obs)  # in the environment's own range, -0.1..0.1
         obs, reward, terminated, truncated, _ = env.step(action)
         score += reward
         over = terminated or truncated
@@ -62,6 +62,6 @@ def play(policy: dv2.Policy, env: gymnasium.Env) -> float:
 
 
 if __name__ == "__main__":
-    # A function that makes environments: evaluation gets one of its own, and --envs 4 works.
+    # With a constructor, evaluation gets its own environment, and --envs 4 works.
     dv2.train(Reach, config)
     print("Playing:", play(dv2.load(config.logdir), Reach()))

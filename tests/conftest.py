@@ -2,13 +2,15 @@
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import dreamerv2  # noqa: F401 - before TensorFlow, whose oneDNN it switches on
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # users' Python buffers what it prints
 
-# Where one failure stops others' work the examples are the same each time; elsewhere they are new.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# A failure in CI stops the work of others, so its examples are the same each time; elsewhere they
+# are new, and few, because the tests run often.
+COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+settings.register_profile("quick", max_examples=50, **COMMON)
+settings.register_profile("ci", max_examples=300, derandomize=True, **COMMON)
+settings.load_profile("ci" if os.environ.get("CI") else "quick")

@@ -1,4 +1,4 @@
-"""Immutable configuration: a nested mapping whose keys and types are settled by its defaults."""
+"""Immutable nested config; names and types of the options are fixed by the defaults."""
 
 import re
 import sys
@@ -6,58 +6,70 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamerv2.common.config import values
-from dreamerv2.common.config.values import Value
+from dreamerv2.common.config import flags, values
+from dreamerv2.common.config.values import Kind, Value, flatten
 from dreamerv2.common.config.yaml import read_yaml, write_yaml
 from dreamerv2.common.errors import UserError, nearest
 
-SCHEDULED = (
-    "actor_ent",
-    "actor_grad_mix",
-)  # numbers that may also be a schedule, such as linear(1,0,1e6)
-NUMERIC_TEXT = (
-    "precision",
-    "checkpoint_every",
-)  # text that looks like a number: a file may say 16 for '16'
-OPEN_GROUPS = ("loss_scales",)  # groups that take further keys, all of them numbers
-MAX_DEPTH = 16  # of nested groups; a YAML file can refer to itself and never end
-
 
 class Config(Mapping):
-    """A nested, immutable mapping of knobs.
+    """A nested, immutable mapping of options.
 
     Values are bool, int, float, str, or tuples of one of them. `config.a.b`, `config["a.b"]` and
-    `config["a"]["b"]` are the same; `config.update(...)` returns a changed copy. A knob keeps the
-    type it was made with, and no knob can be added or removed afterwards (except in OPEN_GROUPS).
+    `config["a"]["b"]` are the same; `config.update(...)` returns a changed copy. An option keeps
+    the type of its default, and no option can be added or removed (except in an open group, see
+    `define`).
 
     Args:
-        mapping: nested mappings, dotted keys, or a mix.
+        mapping: nested mappings, dotted keys, or a mix; a Config hands on its types.
 
     Raises:
         UserError: a key is not text or both a value and a group, or a value has no possible type.
     """
 
-    __slots__ = ("_flat", "_kinds", "_tree")
+    __slots__ = ("_flat", "_kinds", "_source", "_tree")
 
     def __init__(self, mapping: Mapping[str, Any] = {}, **kwargs: Any) -> None:
         pairs = flatten({**mapping, **kwargs})
-        flat = {key: values.check(key, value) for key, value in pairs}
-        self._fill(flat, flat)
+        flat = {key: values.convert_any(key, value) for key, value in pairs}
+        kinds = {key: values.kind_of(value) for key, value in flat.items()}
+        defined = isinstance(mapping, Config)
+        self._fill(
+            flat,
+            kinds | mapping._kinds if defined else kinds,
+            mapping._source if defined else None,
+        )
 
-    def _fill(self, flat: dict[str, Value], kinds: dict[str, Value]) -> None:
-        """Take the values, and for each key a value (its default) that stands for its type."""
-        for name, content in (("_flat", flat), ("_kinds", kinds), ("_tree", _nest(flat, kinds))):
-            object.__setattr__(self, name, content)
+    def _fill(self, flat: dict[str, Value], kinds: dict[str, Kind], source: Path | None) -> None:
+        content = {"_flat": flat, "_kinds": kinds, "_source": source, "_tree": _nest(flat, kinds)}
+        for name, part in content.items():
+            object.__setattr__(self, name, part)
 
     @classmethod
-    def _make(cls, flat: dict[str, Value], kinds: dict[str, Value]) -> "Config":
+    def _make(
+        cls, flat: dict[str, Value], kinds: dict[str, Kind], source: Path | None = None
+    ) -> "Config":
         config = cls.__new__(cls)
-        config._fill(flat, kinds)
+        config._fill(flat, kinds, source)
         return config
+
+    @classmethod
+    def define(
+        cls, defaults: Mapping[str, Any], kinds: Mapping[str, Kind], source: Path | None = None
+    ) -> "Config":
+        """Make a config of defaults, some of whose options have other types than their default.
+
+        Args:
+            kinds: dotted name -> a function of `values` that converts the option's value. The name
+                `group.*` makes a group open: it takes further keys, converted by this function.
+            source: YAML file of the defaults; `--help` prints its comments.
+        """
+        config = cls(defaults)
+        return cls._make(config._flat, {**config._kinds, **kinds}, source)
 
     @property
     def flat(self) -> dict[str, Value]:
-        """All knobs by their dotted names, as a new dict."""
+        """All options by their dotted names, as a new dict."""
         return dict(self._flat)
 
     def __getitem__(self, key: str) -> Any:
@@ -68,7 +80,7 @@ class Config(Mapping):
             raise KeyError(self._unknown(key)) from None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Asked by copy and pickle, possibly before there is a content.
+        if name.startswith("__"):  # copy and pickle ask, possibly before there is a content
             raise AttributeError(name)
         try:
             return self._tree[name]
@@ -77,15 +89,6 @@ class Config(Mapping):
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"A Config cannot be changed; use config.update({{'{name}': ...}}).")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"A Config cannot be changed; '{name}' stays.")
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        raise TypeError(f"A Config cannot be changed; use config.update({{'{key}': ...}}).")
-
-    def __delitem__(self, key: str) -> None:
-        raise TypeError(f"A Config cannot be changed; '{key}' stays.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tree)
@@ -96,38 +99,43 @@ class Config(Mapping):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
             return NotImplemented
-        return self._flat == {key: _tuple(value) for key, value in flatten(other)}
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._flat.items()))
+        pairs = flatten(other)
+        return self._flat == {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
 
     def __reduce__(self) -> tuple:
-        return Config._make, (self._flat, self._kinds)
+        return Config._make, (self._flat, self._kinds, self._source)
 
     def __repr__(self) -> str:
         return f"Config({self.to_dict()!r})"
 
     def __str__(self) -> str:
-        """One knob and its value a line, as a run prints it at the start."""
+        """One option and its value a line, as a run prints it at the start."""
         width = max((len(key) for key in self._flat), default=0)
-        lines = (f"{key:<{width}}  {show(value)}" for key, value in self._flat.items())
-        return "\n".join(lines)
+        return "\n".join(f"{key:<{width}}  {values.show(v)}" for key, v in self._flat.items())
 
     def _unknown(self, key: object) -> str:
-        return f"There is no knob '{key}'.{nearest(str(key), [*self._flat, *self._tree])}"
+        return f"There is no option '{key}'.{nearest(str(key), [*self._flat, *self._tree])}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain dicts with lists, ready for YAML or JSON."""
         return {key: _plain(value) for key, value in self.items()}
 
+    def source(self) -> str:
+        """Return the text of the YAML file of the defaults, or an empty string."""
+        return self._source.read_text(encoding="utf-8") if self._source else ""
+
+    def is_open(self, key: str) -> bool:
+        """Return whether a dotted name belongs to a group that takes further keys."""
+        return _group(key) in self._kinds
+
     def expand(self, key: str) -> tuple[str, ...]:
         """Return the names a key stands for: itself, or all that a regular expression matches.
 
-        A key that is not a knob and has other characters than letters, digits and `_-./` is
-        a regular expression and must match the whole dotted name.
+        A key that is no option and has other characters than letters, digits and `_-./` is a
+        regular expression and must match the whole dotted name.
 
         Raises:
-            UserError: no such knob (names the nearest), a group, or a pattern that matches nothing.
+            UserError: no such option (names the nearest), a group, or a pattern that matches none.
         """
         if key in self._flat:
             return (key,)
@@ -135,11 +143,10 @@ class Config(Mapping):
             return self._matches(key)
         group = [name for name in self._flat if name.startswith(f"{key}.")]
         if group:
-            raise UserError(f"'{key}' is a group of knobs; name one of them: {', '.join(group)}.")
-        head, _, rest = key.partition(".")
-        if head in OPEN_GROUPS and head in self._tree and rest and "." not in rest:
+            raise UserError(f"'{key}' is a group of options; name one of them: {', '.join(group)}.")
+        if self.is_open(key) and not key.endswith("."):
             return (key,)
-        raise UserError(f"There is no knob '{key}'.{self._suggest(key)}")
+        raise UserError(f"There is no option '{key}'.{self._suggest(key)}")
 
     def _matches(self, pattern: str) -> tuple[str, ...]:
         try:
@@ -148,19 +155,19 @@ class Config(Mapping):
             raise UserError(f"'{pattern}' is no regular expression: {error}.") from None
         if not matches:
             raise UserError(
-                f"There is no knob whose name matches '{pattern}'.{self._suggest(pattern)}"
+                f"There is no option whose name matches '{pattern}'.{self._suggest(pattern)}"
             )
         return matches
 
     def _suggest(self, key: str) -> str:
-        """Name the nearest knob; one in another group counts when its last part is the same."""
+        """Name the nearest option, or one of another group whose last part is the same."""
         last = [name for name in self._flat if name.rpartition(".")[2] == key.rpartition(".")[2]]
         return nearest(key, self._flat) or (f" Did you mean '{last[0]}'?" if last else "")
 
     def update(self, mapping: Mapping[str, Any] = {}, **kwargs: Any) -> "Config":
         """Return a copy with other values; keys are nested, dotted or regular expressions.
 
-        Later entries win. Every value is turned into the type of the knob's default.
+        Later entries win. Every value is converted to the type of the option's default.
 
         Raises:
             UserError: an unknown key (names the nearest) or a value of the wrong type.
@@ -168,9 +175,9 @@ class Config(Mapping):
         flat, kinds = dict(self._flat), dict(self._kinds)
         for key, value in flatten({**mapping, **kwargs}):
             for name in self.expand(key):
-                kinds.setdefault(name, 1.0)  # Only a new key of an open group is not there yet.
-                flat[name] = _convert(name, value, kinds[name])
-        return Config._make(flat, kinds)
+                kind = kinds.setdefault(name, kinds.get(_group(name)))
+                flat[name] = kind(name, value)
+        return Config._make(flat, kinds, self._source)
 
     def save(self, path: str | Path) -> None:
         """Write the config as YAML, complete or not at all; load() gives back an equal one.
@@ -182,10 +189,10 @@ class Config(Mapping):
 
     @classmethod
     def load(cls, path: str | Path) -> "Config":
-        """Read a config that save() wrote, or any YAML file of knobs.
+        """Read a config that save() wrote, or any YAML file of options.
 
         Raises:
-            UserError: the file cannot be read, is broken YAML, or holds what no knob can be.
+            UserError: the file cannot be read, is broken YAML, or holds an impossible value.
         """
         return cls(read_yaml(path))
 
@@ -202,80 +209,42 @@ class Config(Mapping):
             UserError: with argv given, an unknown flag (names the nearest) or a value of the wrong
                 type.
         """
-        from dreamerv2.common.config import flags
-
-        parser = flags.Flags(self)
-        parse = parser.parse_known if known_only else parser.parse
         if argv is not None:
-            return parse(argv)
+            return flags.apply(self, argv, known_only)
         try:
-            return parse(flags.script_arguments())
+            return flags.apply(self, flags.script_arguments(), known_only)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
 
 
-def _convert(key: str, value: Any, default: Value) -> Value:
-    """Give a value the type of the knob's default."""
-    if isinstance(default, tuple):
-        return values.convert_list(key, value, default)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if key in NUMERIC_TEXT and isinstance(default, str) and number:
-        return f"{value:.17g}"
-    if key in SCHEDULED and isinstance(value, str):
-        return values.number_or_schedule(key, value)
-    return values.convert(key, value, float if key in SCHEDULED else type(default))
+def _group(key: str) -> str:
+    """Return the name under which `define` opens the group of a key."""
+    return f"{key.rpartition('.')[0]}.*"
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """List (dotted name, value) for every leaf of nested mappings."""
-    pairs = []
-    for key, value in mapping.items():
-        if not isinstance(key, str) or not key:
-            raise UserError(f"The key {key!r} is not possible: a knob has a name of letters.")
-        if prefix.count(".") + key.count(".") > MAX_DEPTH:
-            raise UserError(f"'{prefix[:40]}...' is nested more than {MAX_DEPTH} groups deep.")
-        if isinstance(value, Mapping):
-            pairs += flatten(value, f"{prefix}{key}.")
-        else:
-            pairs.append((prefix + key, value))
-    return pairs
-
-
-def _nest(flat: dict[str, Value], kinds: dict[str, Value]) -> dict[str, Any]:
+def _nest(flat: dict[str, Value], kinds: dict[str, Kind]) -> dict[str, Any]:
     """Turn dotted names into a tree, whose groups are Configs."""
     tree: dict[str, Any] = {}
-    groups: dict[str, tuple[dict, dict]] = {}
+    groups: dict[str, dict[str, Value]] = {}
     for key, value in flat.items():
         head, dot, rest = key.partition(".")
-        if not dot:
-            tree[key] = value
-            continue
-        if not head or not rest or rest.startswith("."):
+        if dot and (not head or not rest or rest.startswith(".")):
             raise UserError(f"The key '{key}' is not possible: a name is missing beside the dot.")
-        members, their_kinds = groups.setdefault(head, ({}, {}))
-        members[rest], their_kinds[rest] = value, kinds[key]
-        tree.setdefault(head, None)
-    for head, (members, their_kinds) in groups.items():
+        if dot:
+            groups.setdefault(head, {})[rest] = value
+        tree[head] = value  # the group itself follows below, at this place
+    for head, members in groups.items():
         if head in flat:
             raise UserError(f"The key '{head}' is not possible: it is both a value and a group.")
-        tree[head] = Config._make(members, their_kinds)
+        prefix = f"{head}."
+        below = {k.removeprefix(prefix): kind for k, kind in kinds.items() if k.startswith(prefix)}
+        tree[head] = Config._make(members, below)
     return tree
 
 
 def _plain(value: Any) -> Any:
-    """Return what YAML and JSON know: a dict for a group, a list for a tuple."""
+    """Return the type of YAML and JSON: a dict for a group, a list for a tuple."""
     if isinstance(value, Config):
         return value.to_dict()
     return list(value) if isinstance(value, tuple) else value
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def show(value: Any) -> str:
-    """Write a value as people read it: lists in brackets, empty text as two quotes."""
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(str, value)) + "]"
-    return "''" if value == "" else str(value)

@@ -1,95 +1,64 @@
-"""Command line flags: every knob by its dotted name, named configs, and the help text."""
+"""Command line flags: every option by its dotted name, named configs, and the help text."""
 
 import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from dreamerv2.common.config import paths
-from dreamerv2.common.config.config import Config, flatten, show
+from dreamerv2.common.config.values import flatten, show
 from dreamerv2.common.errors import UserError, nearest
 
-USAGE = """\
-usage: python train.py --logdir DIR [--configs NAME ...] [--KNOB VALUE ...]
-
-  --configs atari debug           named sets of values, applied in this order on top of the defaults
-  --rssm.hidden 200               one knob, or --rssm.hidden=200
-  --steps 1e6 --jit False         integers may be written as 1e6; booleans are True or False
-  --grad_heads decoder reward     a list
-  --.*\\.norm layer                all knobs whose whole name matches a regular expression
-  --actor_ent 'linear(1,0,1e6)'   a schedule over agent steps, where a knob allows one:
-                                  linear(from,to,steps) warmup(steps,value)
-                                  exp(from,to,half_life) horizon(from,to,steps)
-"""
 COLUMN = 40  # where the comments of the help text begin
-Flag = tuple[str, list[str]]
-
-
-class Flags:
-    """Parser of the flags of one config."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def parse(self, argv: Sequence[str]) -> Config:
-        """Return the config changed by the flags, in any order; the last of two equal ones counts.
-
-        `--help` prints every knob and exits with status 0.
-
-        Raises:
-            UserError: an unknown flag (names the nearest), a value of the wrong type, or an
-                argument that belongs to no flag.
-        """
-        config, rest = self.parse_known(argv)
-        if rest and rest[0].startswith("--") and len(rest[0]) > 2:
-            if rest[0] == "--configs":
-                raise UserError(
-                    "--configs is a flag of train.py: a script of yours chooses in Python, as in "
-                    "dv2.defaults.update(dv2.configs['small'])."
-                )
-            config.expand(rest[0][2:])  # Says why there is no such knob.
-        if rest:
-            raise UserError(f"'{rest[0]}' stands alone: values follow a flag, as in --seed 1.")
-        return config
-
-    def parse_known(self, argv: Sequence[str]) -> tuple[Config, list[str]]:
-        """Return the changed config, and the arguments that belong to no knob.
-
-        Raises:
-            UserError: a known flag has a value of the wrong type.
-        """
-        flags, rest = split(argv)
-        if _wants_help(flags):
-            _print_help(self._config, {})
-        config = self._config
-        for name, arguments in flags:
-            try:
-                keys = config.expand(name)
-            except UserError:
-                rest += [f"--{name}", *arguments]
-                continue
-            config = config.update({key: _value(config, key, arguments) for key in keys})
-        return config, rest
+Config = TypeVar("Config")  # config.Config, whose file imports this one
+Flag = tuple[str, list[str]]  # name without dashes, arguments
 
 
 def parse(argv: Sequence[str], configs: Mapping[str, Mapping]) -> Config:
     """Build the config of a run: the defaults, then the `--configs` in order, then the other flags.
 
+    `--help` prints every option and exits with status 0.
+
     Args:
         argv: the command line without the program, such as sys.argv[1:].
-        configs: name -> nested mapping, `defaults` among them, as from paths.load_configs().
+        configs: name -> nested mapping, `defaults` (a Config) among them, as from
+            paths.load_configs().
 
     Raises:
         UserError: an unknown config or flag (names the nearest), or a value of the wrong type.
     """
     flags, rest = split(argv)
     if _wants_help(flags):
-        _print_help(Config(configs["defaults"]), configs)
+        _print_help(configs["defaults"], configs)
     config = choose(configs, _chosen(flags))
-    others = [item for flag in flags if flag[0] != "configs" for item in _join(flag)]
-    return Flags(config).parse([*rest, *others])
+    return _change_all(config, [flag for flag in flags if flag[0] != "configs"], rest)
+
+
+def apply(config: Config, argv: Sequence[str], known_only: bool = False) -> Any:
+    """Return the config changed by the flags, in any order; the last of two equal flags counts.
+
+    `--help` prints every option and exits with status 0.
+
+    Args:
+        known_only: return (config, arguments that belong to no option) instead of refusing them.
+
+    Raises:
+        UserError: an unknown flag (names the nearest), a value of the wrong type, or an argument
+            that belongs to no flag.
+    """
+    flags, rest = split(argv)
+    if _wants_help(flags):
+        _print_help(config, {})
+    if known_only:
+        config, unknown = _change(config, flags)
+        return config, rest + [item for name, values in unknown for item in (f"--{name}", *values)]
+    if any(name == "configs" for name, _ in flags):
+        raise UserError(
+            "--configs is a flag of train.py: a script of yours chooses in Python, as in "
+            "dv2.defaults.update(dv2.configs['small'])."
+        )
+    return _change_all(config, flags, rest)
 
 
 def choose(configs: Mapping[str, Mapping], names: Sequence[str]) -> Config:
@@ -98,7 +67,7 @@ def choose(configs: Mapping[str, Mapping], names: Sequence[str]) -> Config:
     Raises:
         UserError: there is no such config.
     """
-    config = Config(configs["defaults"])
+    config = configs["defaults"]
     for name in names:
         if name not in configs:
             known = ", ".join(configs)
@@ -108,7 +77,7 @@ def choose(configs: Mapping[str, Mapping], names: Sequence[str]) -> Config:
 
 
 def split(argv: Sequence[str]) -> tuple[list[Flag], list[str]]:
-    """Group arguments into (flag without its dashes, values), and those before any flag.
+    """Group arguments into flags with their values, and the arguments before any flag.
 
     A value may begin with one dash (a negative number); one that begins with two needs `=`.
     """
@@ -137,19 +106,20 @@ def script_arguments() -> list[str]:
     return [] if kernel or launched else sys.argv[1:]
 
 
-def help_text(config: Config, configs: Mapping[str, Mapping], source: str) -> str:
-    """Return the text of --help.
+def help_text(config: Config, configs: Mapping[str, Mapping]) -> str:
+    """Return the text of --help, from the comments of the file of the defaults.
 
     Args:
         config: the defaults to show.
         configs: the named configs to show; may be empty.
-        source: the text of configs.yaml, whose comments document the knobs.
     """
-    comments = knob_comments(source)
-    lines = [USAGE, "Knobs, their defaults and meanings:", ""]
+    source = config.source()
+    comments = option_comments(source)
+    lines = [f"usage: {_program()} [--configs NAME ...] [--OPTION VALUE ...]", *_header(source)]
+    lines += ["", "Options, their defaults and meanings:", ""]
     for key, value in config.flat.items():
         lines += _describe(f"--{key} {show(value)}", comments.get(key, ""))
-    lines += ["", "Named configs and what they change:"] if configs else []
+    lines += ["", "Named configs and their changes:"] if configs else []
     for name, changes in configs.items():
         if name != "defaults":
             about = textwrap.wrap(f"{name}: {config_comment(source, name)}", 96)
@@ -157,11 +127,11 @@ def help_text(config: Config, configs: Mapping[str, Mapping], source: str) -> st
     return "\n".join(lines) + "\n"
 
 
-def knob_comments(source: str) -> dict[str, str]:
-    """Read the comment behind each knob of `defaults` from the text of configs.yaml.
+def option_comments(source: str) -> dict[str, str]:
+    """Read the comment behind each option of `defaults` from the text of a YAML file.
 
     The YAML parser drops comments, and its comment-keeping mode takes ten times as long. The
-    file is ours: two spaces a level, one knob a line.
+    file is ours: two spaces a level, one option a line.
     """
     section = re.search(r"^defaults:\n(.*?)(?=^\S|\Z)", source, re.M | re.S)
     comments: dict[str, str] = {}
@@ -179,9 +149,20 @@ def knob_comments(source: str) -> dict[str, str]:
 
 
 def config_comment(source: str, name: str) -> str:
-    """Read the comment lines above a named config from the text of configs.yaml."""
+    """Read the comment lines above a named config from the text of a YAML file."""
     match = re.search(rf"((?:^# .*\n)+){re.escape(name)}:", source, re.M)
     return " ".join(line[2:] for line in match.group(1).splitlines()) if match else ""
+
+
+def _header(source: str) -> list[str]:
+    """Read the comment lines at the top of a YAML file."""
+    return [line[2:] for line in re.match(r"(?:#.*\n)*", source).group().splitlines()]
+
+
+def _program() -> str:
+    """Return the command that the user typed, without its flags."""
+    name = Path(sys.argv[0]).name
+    return f"python {name}" if name.endswith(".py") else name
 
 
 def _wants_help(flags: Sequence[Flag]) -> bool:
@@ -195,14 +176,31 @@ def _chosen(flags: Sequence[Flag]) -> list[str]:
     return [value for name, values in flags if name == "configs" for value in values]
 
 
-def _join(flag: Flag) -> list[str]:
-    """Write a flag so that split() reads the same again, even if its value begins with dashes."""
-    name, values = flag
-    return [f"--{name}={values[0]}", *values[1:]] if values else [f"--{name}"]
+def _change_all(config: Config, flags: Sequence[Flag], rest: Sequence[str]) -> Config:
+    """Change the config by flags that must all be options, with no arguments left over."""
+    if rest:
+        raise UserError(f"'{rest[0]}' stands alone: values follow a flag, as in --seed 1.")
+    config, unknown = _change(config, flags)
+    for name, _ in unknown:
+        config.expand(name)  # raises the reason why there is no such option
+    return config
+
+
+def _change(config: Config, flags: Sequence[Flag]) -> tuple[Config, list[Flag]]:
+    """Return the changed config, and the flags that are no options."""
+    unknown = []
+    for name, arguments in flags:
+        try:
+            keys = config.expand(name)
+        except UserError:
+            unknown.append((name, arguments))
+            continue
+        config = config.update({key: _value(config, key, arguments) for key in keys})
+    return config, unknown
 
 
 def _value(config: Config, key: str, arguments: list[str]) -> str | list[str]:
-    """Return what a flag's arguments mean for its knob: a list, or the only one."""
+    """Return the value that a flag's arguments mean for its option: a list, or the only one."""
     if key in config and isinstance(config[key], tuple):
         return arguments
     if not arguments:
@@ -214,7 +212,7 @@ def _value(config: Config, key: str, arguments: list[str]) -> str | list[str]:
 
 
 def _describe(flag: str, comment: str) -> list[str]:
-    """Lay out one knob: the flag on the left, its comment in a column on the right."""
+    """Lay out one option: the flag on the left, its comment in a column on the right."""
     rows = textwrap.wrap(comment, 100 - COLUMN) or [""]
     first = [f"  {flag}"] if len(flag) + 3 > COLUMN else []
     left = "" if first else f"  {flag}"
@@ -224,12 +222,10 @@ def _describe(flag: str, comment: str) -> list[str]:
 
 
 def _changes(changes: Mapping) -> list[str]:
-    pairs = flatten(changes)
-    text = ", ".join(f"{key} {show(value)}" for key, value in pairs)
+    text = ", ".join(f"{key} {show(value)}" for key, value in flatten(changes))
     return textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ")
 
 
 def _print_help(config: Config, configs: Mapping[str, Mapping]) -> NoReturn:
-    source = paths.configs_path().read_text(encoding="utf-8")
-    print(help_text(config, configs, source), end="")
+    print(help_text(config, configs), end="")
     sys.exit(0)

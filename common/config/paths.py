@@ -1,8 +1,22 @@
-"""Where the package's own files are, in a checkout and in an installed wheel alike."""
+"""The package's own files, in a checkout and in an installed wheel, and the options they define."""
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 
+from dreamerv2.common.config import values
+from dreamerv2.common.config.config import Config
 from dreamerv2.common.config.yaml import read_yaml
+
+PRECISIONS = {"float32": "32", "fp32": "32", "float16": "16", "fp16": "16", "bf16": "bfloat16"}
+# Options of configs.yaml whose type is not that of their default.
+KINDS = {
+    "actor_ent": values.number_or_schedule,
+    "actor_grad_mix": values.number_or_schedule,
+    "checkpoint_every": values.text_or_number,
+    "precision": functools.partial(values.text_or_number, synonyms=PRECISIONS),
+    "loss_scales.*": functools.partial(values.convert, kind=float),
+}
 
 
 def package_root() -> Path:
@@ -19,13 +33,11 @@ def configs_path() -> Path:
     return package_root() / "configs.yaml"
 
 
-def load_configs(path: str | Path | None = None) -> dict[str, dict]:
-    """Read the named configs: name -> nested plain dict, `defaults` among them.
-
-    Args:
-        path: another file of the same form; configs.yaml of the package when None.
+def load_configs() -> dict[str, Mapping]:
+    """Read configs.yaml: name -> changes as a nested dict; `defaults` is a Config.
 
     Raises:
-        UserError: the file cannot be read, is broken YAML, or an entry is not a mapping.
+        UserError: the file cannot be read or is broken YAML.
     """
-    return read_yaml(path or configs_path(), depth=2)
+    configs = read_yaml(configs_path())
+    return {**configs, "defaults": Config.define(configs["defaults"], KINDS, configs_path())}

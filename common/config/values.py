@@ -1,15 +1,19 @@
-"""The values of knobs: what their types accept, from files and from flags alike."""
+"""Values of options: conversion to an option's type, from files and from flags alike."""
 
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dreamerv2.common.errors import UserError, nearest
 
 Scalar = bool | int | float | str
 Value = Scalar | tuple[Scalar, ...]
+Kind = Callable[[str, Any], Value]  # (name of an option, value) -> value of the option's type
+MAX_DEPTH = 16  # of nested groups; a YAML file can refer to itself and never end
 
-# Number of arguments, and which of them is a duration in steps.
+# Number of arguments, and the index of the duration in steps.
 SCHEDULES = {
     "linear": (3, 2),  # linear(from, to, steps)
     "warmup": (2, 0),  # warmup(steps, value)
@@ -17,7 +21,107 @@ SCHEDULES = {
     "horizon": (3, 2),  # horizon(from, to, steps): horizons of a discount
 }
 BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
-WANTED = {bool: "True or False", int: "an integer", float: "a number", str: "text"}
+WANTED = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    None: "text, a number, True, False or a list of these",
+}
+
+
+def kind_of(value: Value) -> Kind:
+    """Return the kind of an option by its default; the elements of an empty list are text."""
+    if isinstance(value, tuple):
+        return functools.partial(convert_list, kind=type(value[0]) if value else str)
+    return functools.partial(convert, kind=type(value))
+
+
+def convert(key: str, value: Any, kind: type | None) -> Scalar:
+    """Return a single value, given as itself or as text, in the wanted type.
+
+    Args:
+        kind: bool, int, float or str; None keeps the type of the value.
+
+    Raises:
+        UserError: the type cannot be had without loss; names the key, the value and the type.
+    """
+    own = next((own for own in READERS if isinstance(value, own)), None)
+    result = READERS.get(kind or own, _none)(value)
+    if result is None:
+        raise UserError(f"--{key} {show(value)} is not possible: it must be {WANTED[kind]}.")
+    return result
+
+
+def convert_list(key: str, value: Any, kind: type | None) -> tuple[Scalar, ...]:
+    """Return a list as a tuple whose elements have the wanted type.
+
+    Raises:
+        UserError: the value is not a list, or an element has the wrong type.
+    """
+    if not isinstance(value, list | tuple):
+        raise UserError(f"--{key} {show(value)} is not possible: it must be a list of values.")
+    return tuple(convert(key, element, kind) for element in value)
+
+
+def convert_any(key: str, value: Any) -> Value:
+    """Return a value of any possible type, lists as tuples.
+
+    Raises:
+        UserError: a value (None, a date, a nested list, infinity, ...) that no option can have.
+    """
+    if isinstance(value, list | tuple):
+        return convert_list(key, value, None)
+    return convert(key, value, None)
+
+
+def number_or_schedule(key: str, value: Any) -> float | str:
+    """Convert the value of an option that is a number or the text of a schedule.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if not isinstance(value, str) or _float(value) is not None:
+        return convert(key, value, float)
+    try:
+        parse_schedule(value)
+    except UserError as error:
+        raise UserError(f"--{key} {show(value)} is not possible: {error}") from None
+    return value
+
+
+def text_or_number(key: str, value: Any, synonyms: Mapping[str, str] = {}) -> str:
+    """Convert the value of an option whose text may look like a number: 16 means '16'.
+
+    Args:
+        synonyms: other spellings in lower case -> the text they stand for.
+
+    Raises:
+        UserError: it is neither text nor a number.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value:.17g}"
+    text = convert(key, value, str)
+    return synonyms.get(text.lower(), text)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """List (dotted name, value) for every leaf of nested mappings.
+
+    Raises:
+        UserError: a key is not text, or too many groups are nested.
+    """
+    pairs = []
+    for key, value in mapping.items():
+        if not isinstance(key, str) or not key:
+            raise UserError(f"The key {key!r} is not possible: an option has a name of letters.")
+        if prefix.count(".") + key.count(".") > MAX_DEPTH:
+            raise UserError(f"'{prefix[:40]}...' is nested more than {MAX_DEPTH} groups deep.")
+        if isinstance(value, Mapping):
+            pairs += flatten(value, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, value))
+    return pairs
 
 
 def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
@@ -44,76 +148,22 @@ def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
     return name, tuple(numbers)
 
 
-def number_or_schedule(key: str, text: str) -> float | str:
-    """Return the number that a text is, or the text itself when it is a schedule.
-
-    Raises:
-        UserError: it is neither.
-    """
-    number = _float(text)
-    if number is not None:
-        return number
-    try:
-        parse_schedule(text)
-    except UserError as error:
-        raise UserError(f"--{key} {_show(text)} is not possible: {error}") from None
-    return text
+def show(value: Any) -> str:
+    """Write a value as people read it: lists in brackets, empty text as two quotes."""
+    text = f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode() or "''"
 
 
-def check(key: str, value: object) -> Value:
-    """Return a value as a knob holds it, lists as tuples, of whatever type it has.
-
-    Raises:
-        UserError: a value (None, a date, a nested list, infinity, ...) that no knob can hold.
-    """
-    if isinstance(value, list | tuple):
-        if any(isinstance(element, list | tuple) for element in value):
-            raise UserError(f"--{key} {value!r} is not possible: a list holds no lists.")
-        return tuple(check(key, element) for element in value)
-    kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
-    if kind is None:
-        raise UserError(
-            f"--{key} {value!r} is not possible: a value is text, a number, True, False or a list."
-        )
-    return convert(key, value, kind)
-
-
-def convert(key: str, value: object, kind: type) -> Scalar:
-    """Return a single value, given as itself or as text, in the wanted type.
-
-    Raises:
-        UserError: it cannot be had without loss; names the key, the value and the wanted type.
-    """
-    result = {bool: _bool, int: _int, float: _float, str: _text}[kind](value)
-    if result is None:
-        raise UserError(f"--{key} {_show(value)} is not possible: it must be {WANTED[kind]}.")
-    return result
-
-
-def convert_list(key: str, value: object, like: Sequence) -> tuple[Scalar, ...]:
-    """Return a list as a tuple, its elements of the type that the elements of `like` have.
-
-    An empty `like` has elements of text.
-
-    Raises:
-        UserError: the value is not a list, or an element has the wrong type.
-    """
-    kind = type(like[0]) if like else str
-    if not isinstance(value, list | tuple):
-        raise UserError(f"--{key} {_show(value)} is not possible: it must be a list of values.")
-    return tuple(convert(key, element, kind) for element in value)
-
-
-def _bool(value: object) -> bool | None:
+def _bool(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
     return BOOLEANS.get(value) if isinstance(value, str) else None
 
 
-def _int(value: object) -> int | None:
+def _int(value: Any) -> int | None:
     """Read 10000, 10000.0, '10000' and '1e4'; None where a fraction would be lost."""
     if isinstance(value, str):
-        # Digits go to int() first, which is exact where a float would round.
+        # int() is exact where a float would round, so digits go there.
         value = int(value) if re.fullmatch(r"\s*[-+]?[0-9]{1,19}\s*", value) else _float(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -121,7 +171,7 @@ def _int(value: object) -> int | None:
     return int(value) if whole and abs(value) < 2**63 else None
 
 
-def _float(value: object) -> float | None:
+def _float(value: Any) -> float | None:
     """Read any finite number, and text that is one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -132,12 +182,15 @@ def _float(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _text(value: object) -> str | None:
-    """Take text that can be written to a file (the shell can pass bytes that are not UTF-8)."""
-    if not isinstance(value, str):
+def _text(value: Any) -> str | None:
+    """Read text that can be written to a file (the shell can pass bytes that are not UTF-8)."""
+    if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
         return None
-    return None if re.search("[\ud800-\udfff]", value) else str(value)
+    return str(value)
 
 
-def _show(value: object) -> str:
-    return str(value).encode("utf-8", "backslashreplace").decode() or "''"
+def _none(value: Any) -> None:
+    """Read nothing: no option has a value of this type."""
+
+
+READERS = {bool: _bool, int: _int, float: _float, str: _text}  # bool first: it is an int too

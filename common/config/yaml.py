@@ -14,9 +14,9 @@ from dreamerv2.common.files import replacing
 
 
 class _Representer(SafeRepresenter):
-    """Writes all text but plain words in double quotes, where every character survives.
+    """Write all text but plain words in double quotes, where every character survives.
 
-    Left to itself, ruamel.yaml writes a few texts (`:0` within braces) that it cannot read again.
+    Without quotes ruamel.yaml writes a few texts (`:0` within braces) that it cannot read again.
     """
 
     def represent_str(self, data: str) -> ScalarNode:
@@ -27,8 +27,8 @@ class _Representer(SafeRepresenter):
 _Representer.add_representer(str, _Representer.represent_str)
 
 
-def read_yaml(path: str | Path, depth: int = 1) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping (depth 1), or a mapping of mappings (depth 2).
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
 
     Raises:
         UserError: names the file and, for broken YAML, the line.
@@ -45,11 +45,8 @@ def read_yaml(path: str | Path, depth: int = 1) -> dict[str, Any]:
         raise UserError(f"{path}: this is not valid YAML: {problem}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    entries = list(content.values()) if depth == 2 and isinstance(content, dict) else []
-    if not all(isinstance(entry, dict) for entry in [content, *entries]):
-        raise UserError(
-            f"{path}: this must be a mapping of names to {'mappings' if entries else 'values'}."
-        )
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: this must be a mapping of names to values.")
     return content
 
 
@@ -64,7 +61,7 @@ def write_yaml(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def _yaml() -> YAML:
-    # pure: the compiled parser speaks YAML 1.1, for which 1e-4 is text.
+    # The compiled parser reads YAML 1.1, where 1e-4 is text: use the pure one.
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.default_flow_style = None

@@ -2,7 +2,7 @@
 
 Every environment made here is a ``gymnasium.Env`` with a Dict observation space (images uint8
 [H, W, C], vectors float32 [D], scalars) and an action space that is either a
-``wrappers.OneHotSpace`` or a float32 Box. A suite's file is imported only when it is asked for.
+``spaces.OneHotSpace`` or a float32 Box. A suite's file is imported only when it is asked for.
 """
 
 import functools
@@ -13,8 +13,8 @@ from typing import Any
 
 import gymnasium
 
-from dreamerv2.common.envs import wrappers
-from dreamerv2.common.envs.vector import vector
+from dreamerv2.common.envs.vector.process import ProcessVectorEnv
+from dreamerv2.common.envs.vector.vector import SerialVectorEnv
 from dreamerv2.common.errors import UserError, nearest
 
 # suite -> (the extra that installs it, the package whose absence means it is not installed)
@@ -32,46 +32,44 @@ def make_env(task: str, config: Mapping, mode: str = "train", seed: int = 0) -> 
 
     Args:
       task: ``SUITE_NAME``.
-      config: reads render_size, action_repeat, time_limit, env_restarts and the suite's own keys.
+      config: reads render_size, action_repeat, time_limit and the suite's own keys.
       mode: 'train' or 'eval'.
-      seed: the first ``reset()`` uses it, unless ``reset(seed=...)`` gives another.
+      seed: of suites that draw random numbers while they make the environment. ``reset(seed=...)``
+        seeds the episodes.
 
     Raises:
       UserError: unknown suite or name, or the suite's package is missing.
     """
     suite, name = _split(task)
-    module = _suite_module(suite)
-    constructor = functools.partial(module.make, name, config, mode)
-    return wrappers.wrap(constructor, config, seed)
+    return _suite_module(suite).make(name, config, mode, seed)
 
 
 def make_vector_env(
-    task: str,
-    config: Mapping,
-    count: int = 1,
-    parallel: str = "none",
-    mode: str = "train",
-    seeds: Sequence[int] | None = None,
+    task: str, config: Mapping, count: int, parallel: str, mode: str, seeds: Sequence[int]
 ) -> gymnasium.vector.VectorEnv:
     """Make ``count`` environments that step together; finished ones wait for a reset mask.
 
     Args:
+      config: as for ``make_env``; also reads env_restarts and env_timeout.
       parallel: 'none' (in this process, one after the other) or 'process' (one process each).
-      seeds: one for each environment; 0, 1, 2, ... where absent.
+      seeds: one for each environment; the first reset uses it.
 
     Raises:
       UserError: as ``make_env``, and for an unknown ``parallel``.
     """
     _suite_module(_split(task)[0])
-    seeds = list(range(count)) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != count or count < 1:
         raise UserError(f"{count} environments need {count} seeds (at least 1), not {len(seeds)}.")
-    constructors = [functools.partial(make_env, task, config, mode, seed) for seed in seeds]
-    return vectorize(constructors, parallel, config)
+    make = functools.partial(make_env, task, config, mode)
+    constructors = [functools.partial(make, int(seed)) for seed in seeds]
+    return vectorize(constructors, parallel, config, seeds)
 
 
 def vectorize(
-    constructors: Sequence[Callable[[], gymnasium.Env]], parallel: str = "none", config: Any = None
+    constructors: Sequence[Callable[[], gymnasium.Env]],
+    parallel: str = "none",
+    config: Any = None,
+    seeds: Sequence[int] | None = None,
 ) -> gymnasium.vector.VectorEnv:
     """Run the environments that the constructors return as one ``VectorEnv``.
 
@@ -80,20 +78,14 @@ def vectorize(
         ``gym.wrap`` for a user's own). For 'process' they travel to another process: functions
         defined in a script or a notebook are fine.
       config: reads env_restarts and env_timeout, if given.
-
-    Raises:
-      UserError: ``parallel`` is neither 'none' nor 'process'.
+      seeds: of the first resets, and the origin of the seeds after a restart.
     """
+    restarts = int(getattr(config, "env_restarts", 0))
     if parallel == "none":
-        return vector.SerialVectorEnv(constructors)
-    if parallel == "process":
-        restarts = int(wrappers.option(config, "env_restarts", 0))
-        timeout = float(wrappers.option(config, "env_timeout", 0))
-        return vector.ProcessVectorEnv(constructors, restarts, timeout)
-    raise UserError(
-        f"envs_parallel '{parallel}' is unknown; use 'none' or 'process'."
-        + nearest(parallel, ["none", "process"])
-    )
+        return SerialVectorEnv(constructors, restarts, seeds)
+    assert parallel == "process", parallel
+    timeout = float(getattr(config, "env_timeout", 0))
+    return ProcessVectorEnv(constructors, restarts, seeds, timeout)
 
 
 def _split(task: str) -> tuple[str, str]:

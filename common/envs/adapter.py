@@ -1,7 +1,7 @@
-"""spaces.json: the spaces a run was trained with, for whoever plays its policy later.
+"""The file spaces.json, and the training wrappers around spaces alone.
 
-They are the environment's own, before the wrappers of this package. ``Replica`` puts the same
-wrappers around spaces alone, so that observations and actions are converted as in training.
+The file holds an environment's own spaces, before the wrappers of this package. ``SpaceAdapter``
+puts these wrappers around the spaces, so that a policy can be played without the environment.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import spaces, wrappers
+from dreamerv2.common.envs import convert, wrappers
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.files import replacing
@@ -28,7 +28,7 @@ def save(logdir: Path, envs: gymnasium.vector.VectorEnv) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    inner = getattr(envs, "inner", None)  # vectors that are not ours have no wrappers of ours
+    inner = getattr(envs, "inner", None)  # only our own vectors have it, and our wrappers
     observation = inner.observation_space if inner else envs.single_observation_space
     action = inner.action_space if inner else envs.single_action_space
     content = {"observation": encode(observation), "action": encode(action)}
@@ -56,7 +56,7 @@ def load(logdir: Path) -> tuple[gymnasium.Space, gymnasium.Space]:
 
 
 def encode(space: gymnasium.Space) -> dict[str, Any]:
-    """Return what JSON can hold of a space; bounds that are all the same are one number."""
+    """Describe a space for JSON; equal bounds become one number."""
     if isinstance(space, Dict):
         return {"kind": "Dict", "spaces": {key: encode(inner) for key, inner in space.items()}}
     if isinstance(space, OneHotSpace):
@@ -75,7 +75,7 @@ def encode(space: gymnasium.Space) -> dict[str, Any]:
     if isinstance(space, MultiBinary):
         return {"kind": "MultiBinary", "n": space.n if len(space.shape) == 1 else list(space.shape)}
     if space.dtype is not None and space.dtype.kind == "U":
-        return {"kind": "Text"}  # of any sort: the model does not read it
+        return {"kind": "Text"}  # of any kind: the model does not read text
     raise ValueError(f"{space} has no place in {FILENAME}.")
 
 
@@ -100,7 +100,7 @@ def decode(data: Mapping[str, Any]) -> gymnasium.Space:
 
 
 def _encode_bound(bound: np.ndarray) -> Any:
-    # JSON knows no infinity; as text, "inf" reads back as a number all the same.
+    # JSON has no infinity; the text "inf" reads back as a number.
     numbers = [x if np.isfinite(x) else str(x) for x in bound.ravel().tolist()]
     return numbers[0] if len(set(numbers)) == 1 else numbers
 
@@ -111,8 +111,8 @@ def _decode_bound(bound: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
     return np.full(shape, dtype.type(bound), dtype)
 
 
-class Replica:
-    """The conversions of an environment without the environment.
+class SpaceAdapter:
+    """The training wrappers, applied to single observations and actions.
 
     Args:
         observation_space, action_space: the environment's own.
@@ -125,30 +125,30 @@ class Replica:
     def __init__(
         self, observation_space: gymnasium.Space, action_space: gymnasium.Space, config: Config
     ):
-        self._end = _DeadEnd(_without_logs(observation_space), action_space)
+        self._stub = _StubEnv(_without_logs(observation_space), action_space)
         # Each call is one step of the agent; repeats and the end of the episode are the caller's.
         config = config.update({"action_repeat": 1, "time_limit": 0})
-        self._env = wrappers.standardize(spaces.DictObs(self._end), config)
+        self._env = wrappers.standardize(convert.DictObs(self._stub), config)
         self.observation_space = self._env.observation_space
         self.action_space = self._env.action_space
 
     def observe(self, obs: Any) -> dict[str, np.ndarray]:
-        """Convert an observation of the environment to what the agent sees.
+        """Convert an observation of the environment to the agent's.
 
         Raises:
             UserError: it does not fit the spaces; names the key.
         """
-        self._end.obs = obs
+        self._stub.obs = obs
         return self._env.reset()[0]
 
     def act(self, action: np.ndarray) -> Any:
-        """Convert an action of the agent [A] to what the environment takes."""
+        """Convert an action of the agent [A] to the environment's."""
         self._env.step(action)
-        return self._end.action
+        return self._stub.action
 
 
-class _DeadEnd(gymnasium.Env):
-    """Returns the observation it was given, keeps the action it gets."""
+class _StubEnv(gymnasium.Env):
+    """An environment that returns a given observation and keeps the last action."""
 
     def __init__(self, observation_space: gymnasium.Space, action_space: gymnasium.Space):
         self.observation_space, self.action_space = observation_space, action_space
@@ -164,7 +164,7 @@ class _DeadEnd(gymnasium.Env):
 
 
 def _without_logs(space: gymnasium.Space) -> gymnasium.Space:
-    """Leave out what is only logged in training: whoever plays need not provide it."""
+    """Leave out entries that are only logged in training, which a player need not provide."""
     if not isinstance(space, Dict):
         return space
     return Dict({key: inner for key, inner in space.items() if not key.startswith("log_")})

@@ -4,6 +4,7 @@ The evaluation protocol is that of Machado et al. 2018 (arXiv 1709.06009): stick
 probability 0.25, no end of episode when a life is lost. Up to 30 no-ops start each episode.
 """
 
+import re
 from collections.abc import Mapping
 
 import ale_py
@@ -11,12 +12,12 @@ import gymnasium
 import numpy as np
 from ale_py import roms
 
-from dreamerv2.common.envs import resize, wrappers
+from dreamerv2.common.envs import wrappers
 from dreamerv2.common.errors import UserError, nearest
 
 
 def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
-    """Make the game called ``name`` in snake_case; both modes play by the same rules."""
+    """Make the game called ``name`` in snake_case; both modes have the same rules."""
     env = Atari(
         name,
         size=config.render_size,
@@ -34,12 +35,24 @@ def find_game(name: str) -> str:
     Raises:
       UserError: no ROM has that name; the nearest one is named.
     """
-    games = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
+    games = _games()
     rom = games.get(name.replace("_", "").lower())
     if rom is None:
+        meant = game_of_id(name)
         known = [*games.values(), "james_bond"]
-        raise UserError(f"Atari has no game '{name}'.{nearest(name.lower(), known)}")
+        hint = f" Did you mean 'atari_{meant}'?" if meant else nearest(name.lower(), known)
+        raise UserError(f"Atari has no game '{name}'.{hint}")
     return rom
+
+
+def game_of_id(name: str) -> str | None:
+    """Return the ROM of an id such as 'ALE/Pong-v5' or 'PongNoFrameskip-v4', or None."""
+    match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:-ram)?(?:NoFrameskip|Deterministic)?(?:-v\d+)?", name)
+    return _games().get(match[1].replace("_", "").lower()) if match else None
+
+
+def _games() -> dict[str, str]:
+    return {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
 
 
 class Atari(gymnasium.Env):
@@ -52,7 +65,7 @@ class Atari(gymnasium.Env):
         the very last frame where the episode ends inside the repeats.
       grayscale: one channel of luminance instead of RGB.
       all_actions: all 18 actions of the joystick instead of those the game uses.
-      noops: at most so many (at least one) no-op frames begin an episode.
+      noops: an episode begins with one to ``noops`` no-op frames.
       sticky: the probability, each frame, that the previous action is executed again.
       seed: of the emulator and of the number of no-ops.
     """
@@ -84,7 +97,7 @@ class Atari(gymnasium.Env):
         screen = self._ale.getScreenDims()
         shape = screen if grayscale else (*screen, 3)
         self._frames = np.zeros((2, *shape), np.uint8)
-        self._resize = resize.AreaResize((*screen, channels), tuple(size))
+        self._resize = wrappers.AreaResize((*screen, channels), tuple(size))
         image = gymnasium.spaces.Box(0, 255, (*size, channels), np.uint8)
         self.observation_space = gymnasium.spaces.Dict({"image": image})
         self.action_space = gymnasium.spaces.Discrete(len(self._actions))

@@ -1,14 +1,14 @@
 """Crafter (Hafner 2021, arXiv 2109.06780): ``crafter_reward`` and ``crafter_noreward``."""
 
 import collections
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import crafter
 import gymnasium
 import numpy as np
-from crafter import objects, worldgen
 from crafter.engine import World
-from opensimplex import OpenSimplex
 
 from dreamerv2.common.envs import wrappers
 from dreamerv2.common.errors import UserError, nearest
@@ -30,17 +30,58 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     if config.action_repeat != 1:
         raise UserError(f"Crafter runs with action_repeat 1, not {config.action_repeat}.")
     env = Crafter(tuple(config.render_size), name == "reward" or mode == "eval", seed)
-    return wrappers.standardize(env, config)
+    env = wrappers.standardize(env, config)
+    logdir = getattr(config, "logdir", "")
+    return StatsRecorder(env, Path(logdir).expanduser() / f"crafter_{mode}") if logdir else env
+
+
+class StatsRecorder(gymnasium.Wrapper):
+    """Append a line to ``directory``/stats.jsonl for every finished episode.
+
+    The lines are those of crafter.Recorder, from which the official score is computed: length,
+    reward (the true one), and the count of every achievement.
+
+    Raises (in step):
+      UserError: the file cannot be written.
+    """
+
+    def __init__(self, env: gymnasium.Env, directory: Path):
+        super().__init__(env)
+        self._path = directory / "stats.jsonl"
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        self._length, self._reward = 0, 0.0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._length += 1
+        self._reward += float(obs["log_reward"])
+        if terminated or truncated:
+            self._write(obs)
+        return obs, reward, terminated, truncated, info
+
+    def _write(self, obs: dict) -> None:
+        stats = {"length": self._length, "reward": round(self._reward, 1)}
+        for key, count in obs.items():
+            if key.startswith("log_achievement_"):
+                stats[key.removeprefix("log_")] = int(count)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:  # one write, since several environments append
+                file.write(json.dumps(stats) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"Could not write {self._path}: {error.strerror}. Make room or correct the "
+                "permissions, then run the same command."
+            ) from error
 
 
 class Crafter(gymnasium.Env):
-    """The game. Beside 'image', the observation holds what is logged but not trained on:
-    'log_achievement_X', how often X was achieved in this episode, and 'log_reward', the true reward
-    also where the agent gets none. The episode terminates by death; 10,000 steps truncate it.
+    """The game, with 'image' and entries that are logged but not trained on.
 
-    A world takes as long to make as a hundred steps. `work_ahead` makes the next one little by
-    little: a worker process calls it while it has nothing else to do, so that environments that
-    step together do not wait for each other's worlds. The worlds are the same with and without.
+    'log_achievement_X' counts achievement X in this episode; 'log_reward' is the true reward, also
+    where the agent gets none. Death terminates the episode; 10,000 steps truncate it.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -62,11 +103,7 @@ class Crafter(gymnasium.Env):
         """Begin an episode in a new world; a seed fixes this world and those after it."""
         if seed is not None:
             self._start(seed)
-        while self.work_ahead():
-            pass
-        self._game, self._next = self._next, self._game
-        self._making = self._make_next()
-        return self._observe(self._game.render(), dict.fromkeys(self._achievements, 0), 0.0), {}
+        return self._observe(self._game.reset(), dict.fromkeys(self._achievements, 0), 0.0), {}
 
     def step(self, action: int):
         """One step of the game."""
@@ -79,40 +116,11 @@ class Crafter(gymnasium.Env):
         """A larger picture, uint8 [576, 576, 3]."""
         return self._game.render((576, 576))
 
-    def work_ahead(self) -> bool:
-        """Work for a moment, 0.1 ms, on the next world; False if there is nothing left to do."""
-        return next(self._making, False)
-
     def _start(self, seed: int) -> None:
-        """Begin the series of worlds that this seed gives."""
-        self._seed, self._episode = seed, 0
+        """Begin the series of worlds that belongs to a seed."""
         height, width = self._size
-        self._game, self._next = (
-            crafter.Env(size=(width, height), reward=self._reward, seed=seed) for _ in range(2)
-        )
-        self._making = self._make_next()
-
-    def _make_next(self) -> Iterator[bool]:
-        """Do what crafter.Env.reset does, which is one call, in about 1,200 small steps."""
-        self._episode += 1
-        game, world = self._next, self._next._world
-        world.__class__ = _OrderedWorld
-        world.reset(hash((self._seed, self._episode)) % (2**31 - 1))
-        game._step = 0
-        game._update_time()
-        game._player = objects.Player(world, (world.area[0] // 2, world.area[1] // 2))
-        game._last_health, game._unlocked = game._player.health, set()
-        world.add(game._player)
-        simplex = OpenSimplex(world.random.randint(0, 2**31 - 1))
-        tunnels = np.zeros(world.area, bool)
-        for count, place in enumerate(np.ndindex(*world.area)):
-            worldgen._set_material(world, place, game._player, tunnels, simplex)
-            if count % 4 == 0:
-                yield True
-        for count, place in enumerate(np.ndindex(*world.area)):
-            worldgen._set_object(world, place, game._player, tunnels)
-            if count % 32 == 0:
-                yield True
+        self._game = crafter.Env(size=(width, height), reward=self._reward, seed=seed)
+        self._game._world.__class__ = _OrderedWorld
 
     def _observe(self, image: np.ndarray, achievements: dict, reward: float) -> dict:
         logs = {name: np.float32(achievements[key]) for key, name in self._achievements.items()}
@@ -120,10 +128,10 @@ class Crafter(gymnasium.Env):
 
 
 class _OrderedWorld(World):
-    """Crafter's world, the same in every run with one seed.
+    """Crafter's world, identical in every run with the same seed.
 
-    The original walks through sets of objects, whose order depends on memory addresses, and takes
-    'the third cow' from them. Here they are kept in the order in which they were added.
+    The original takes 'the third cow' from sets of objects, whose order depends on memory
+    addresses. Here objects stay in the order in which they were added.
     """
 
     def reset(self, seed: int | None = None) -> None:
@@ -132,7 +140,7 @@ class _OrderedWorld(World):
 
 
 class _OrderedSet:
-    """The part of a set that Crafter uses, in order of insertion."""
+    """The methods of a set that Crafter uses, in order of insertion."""
 
     def __init__(self):
         self._items: dict = {}

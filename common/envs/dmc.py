@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.envs import rendering, spaces, wrappers
+from dreamerv2.common.envs import convert, rendering, wrappers
 from dreamerv2.common.errors import UserError, nearest
 
 CAMERAS = {
@@ -29,7 +29,7 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     """Make a task. The observation has its vectors, its own cameras, and 'image' of dmc_camera.
 
     Raises:
-      UserError: unknown task or camera, or no way to render on this machine.
+      UserError: unknown task or camera, or nothing renders on this machine.
     """
     render = rendering.choose_backend()
     if not render and name.startswith(("manip_", "locom_")):
@@ -40,7 +40,7 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     camera = CAMERAS.get(name, 0) if config.dmc_camera == -1 else config.dmc_camera
     size = tuple(config.render_size) if render else None
     env = DMC(_loader(name), size, camera, config.action_repeat, seed)
-    return wrappers.standardize(spaces.DictObs(env), config, action_repeat=False)
+    return wrappers.standardize(convert.DictObs(env), config, action_repeat=False)
 
 
 class DMC(gymnasium.Env):
@@ -117,8 +117,8 @@ class DMC(gymnasium.Env):
         env, self._env = self._env, None
         if env is not None:
             env.close()
-            # In the suite, that leaves both to the garbage collector, and OSMesa complains when
-            # Python ends. Manipulation and locomotion have freed their physics by now.
+            # The suite leaves simulator and context to the garbage collector, and OSMesa then
+            # complains when Python ends. Other tasks have freed their physics by now.
             with contextlib.suppress(ReferenceError):
                 env.physics.free()
 
@@ -165,11 +165,11 @@ def _locomotion(task: str) -> Callable:
 
 
 class _OwnRandomness:
-    """A rodent task that is the same in every run with one seed.
+    """A rodent task that is identical in every run with the same seed.
 
     dm_control draws walls, colours and the walker's direction from NumPy's global generator, not
-    from the ``random_state`` it is given. Here those draws come from a state of this environment's
-    own, which is in place only while its code runs; for all others the global one is untouched.
+    from its argument ``random_state``. Here the global generator has a state of this environment's
+    own while the code of the task runs, and its former state again afterwards.
     """
 
     def __init__(self, function: Callable, seed: int):
@@ -199,7 +199,7 @@ class _OwnRandomness:
 
 
 def _check_camera(camera: int, count: int) -> None:
-    if not -1 <= camera < count:  # to MuJoCo, -1 is a camera that moves freely
+    if not -1 <= camera < count:  # for MuJoCo, -1 is a camera that moves freely
         raise UserError(
             f"dmc_camera is {camera}, but the task has {count} cameras, which are numbered from 0; "
             "-1 chooses the one that shows the task."

@@ -1,21 +1,21 @@
-"""Any registered gymnasium environment, an environment object of the user, and old ``gym`` ones."""
+"""Registered gymnasium environments, a user's own environment, and those of old ``gym``."""
 
 import contextlib
 import importlib.util
 import inspect
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.envs import rendering, spaces, wrappers
-from dreamerv2.common.envs.vector import worker
+from dreamerv2.common.envs import convert, rendering, wrappers
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.hush import hushed
 
 _log = logging.getLogger(__name__)
 
@@ -30,27 +30,27 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     Raises:
       UserError: neither gymnasium nor an installed old gym knows the id, or it cannot be made.
     """
+    rendering.prepare_rendering()
     env = _registered(name)
     modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ()
-    if wrappers.option(config, "mode", "train") == "eval" and "rgb_array" in modes:
-        rendering = _rendering(name)
-        if rendering is not None:
+    if getattr(config, "mode", "train") == "eval" and "rgb_array" in modes:
+        filmed = _rendering(name)
+        if filmed is not None:
             with contextlib.suppress(Exception):  # some can be closed only after a reset
                 env.close()
-            env = rendering
+            env = filmed
     return _prepare(env, config)
 
 
-def wrap(env: Any, config: Mapping, seed: int | None = None) -> gymnasium.Env:
+def wrap(env: Any, config: Mapping) -> gymnasium.Env:
     """Bring a user's own environment, with the API of gymnasium or of any gym, to the contract.
 
     Args:
       env: has reset() and step(), whose results may be gymnasium's or old gym's (4 or 5 entries).
       config: reads render_size, action_repeat, time_limit.
-      seed: of the first reset, if given.
 
     Raises:
-      UserError: its spaces are not supported, or it is no environment.
+      UserError: its spaces are not supported, it is no environment, or it needs a display.
     """
     missing = [
         name
@@ -59,30 +59,21 @@ def wrap(env: Any, config: Mapping, seed: int | None = None) -> gymnasium.Env:
     ]
     if missing:
         raise UserError(f"{env!r} is no environment, because it has no {' and no '.join(missing)}.")
-    env = _prepare(env, config)
-    return env if seed is None else SeedOnce(env, seed)
-
-
-class SeedOnce(gymnasium.Wrapper):
-    """Give the first reset a seed, unless it is called with one."""
-
-    def __init__(self, env: gymnasium.Env, seed: int):
-        super().__init__(env)
-        self._seed: int | None = seed
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        seed, self._seed = (self._seed if seed is None else seed), None
-        return self.env.reset(seed=seed, options=options)
+    opens_window = getattr(env, "render_mode", None) == "human"
+    if opens_window and hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
+        rendering.check_display()
+    rendering.prepare_rendering()
+    return _prepare(env, config)
 
 
 class AnyGym(gymnasium.Env):
     """A gymnasium environment around one whose API may be that of gym 0.9 to 0.26 or gymnasium.
 
-    Old environments that are cut off by a time limit say so in ``info["TimeLimit.truncated"]``;
-    they are then truncated and not terminated.
+    An old environment's episode that is done is truncated, not terminated, if the step's info has
+    a true ``TimeLimit.truncated`` or a false ``is_terminal``.
 
     Raises:
-      UserError: a space, or what reset or step returns, is of no known form.
+      UserError: a space, or the result of reset or step, has no known form.
     """
 
     def __init__(self, env: Any):
@@ -94,7 +85,7 @@ class AnyGym(gymnasium.Env):
         self._reset_takes = _reset_takes(env)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Reset, by whichever way of seeding the environment has."""
+        """Reset, with the environment's own way of seeding."""
         given = {"seed": seed, "options": options}
         known = {k: v for k, v in given.items() if k in self._reset_takes and v is not None}
         if seed is not None and "seed" not in known and hasattr(self._env, "seed"):
@@ -119,8 +110,8 @@ class AnyGym(gymnasium.Env):
             )
         obs, reward, done, info = result
         info = info or {}
-        truncated = bool(done and info.get("TimeLimit.truncated", False))
-        return obs, reward, bool(done) and not truncated, truncated, info
+        terminal = info.get("is_terminal", not info.get("TimeLimit.truncated", False))
+        return obs, reward, bool(done and terminal), bool(done and not terminal), info
 
     def render(self):
         """The environment's own frame: gym before 0.26 takes the mode as an argument."""
@@ -129,12 +120,12 @@ class AnyGym(gymnasium.Env):
         return self._env.render()
 
     def try_rendering(self) -> None:
-        """Have an environment of before gym 0.26 render images, if it says so and it works here.
+        """Let an environment of before gym 0.26 render images, if it can do so here.
 
-        Those have no mode of their own: `render` is told it.
+        Such an environment has no render mode; `render` takes the mode as an argument.
         """
-        said = "rgb_array" in self.metadata.get("render.modes", ())
-        if self.render_mode is not None or not said or not self._render_takes_mode():
+        offered = "rgb_array" in self.metadata.get("render.modes", ())
+        if self.render_mode is not None or not offered or not self._render_takes_mode():
             return
         try:
             self.reset()
@@ -156,7 +147,7 @@ class AnyGym(gymnasium.Env):
 
 
 def convert_space(space: Any) -> gymnasium.Space:
-    """The gymnasium space that equals a space of old gym, which is recognized by its class name.
+    """Return the gymnasium space that equals a space of old gym, found by its class name.
 
     Raises:
       UserError: there is no such space.
@@ -175,11 +166,13 @@ def convert_space(space: Any) -> gymnasium.Space:
     if "Dict" in kinds:
         inner = {key: convert_space(value) for key, value in space.spaces.items()}
         return gymnasium.spaces.Dict(inner)
-    raise UserError(f"The space {space} is not supported; use Dict, Box or Discrete.")
+    crafter = type(space).__module__.startswith("crafter")
+    hint = " For Crafter itself there is the task crafter_reward." if crafter else ""
+    raise UserError(f"The space {space} is not supported; use Dict, Box or Discrete.{hint}")
 
 
 def _reset_takes(env: Any) -> set[str]:
-    """What reset() can be given; a wrapper's ``**kwargs`` go to the environment inside."""
+    """Return the arguments of reset(); a wrapper's ``**kwargs`` go to the environment inside."""
     names: set[str] = set()
     while hasattr(env, "reset"):
         try:
@@ -190,7 +183,7 @@ def _reset_takes(env: Any) -> set[str]:
         if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return names
         inner = getattr(env, "env", None)
-        if isinstance(env, gymnasium.Env) or inner is env:  # the former's API has both
+        if isinstance(env, gymnasium.Env) or inner is env:  # gymnasium's API has both
             break
         env = inner
     return names | {"seed", "options"}
@@ -198,14 +191,17 @@ def _reset_takes(env: Any) -> set[str]:
 
 def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
     env = AnyGym(env)
-    if wrappers.option(config, "mode", "train") == "eval":
+    if getattr(config, "mode", "train") == "eval":
         env.try_rendering()
-    return wrappers.standardize(spaces.DictObs(env), config)
+    return wrappers.standardize(convert.DictObs(env), config)
 
 
 def _registered(name: str) -> Any:
     if not re.fullmatch(r"([^:.][^:]*:)?[^:]+", name):
         raise UserError(f"'gym_{name}' is no task; write gym_NAME-v0 or gym_MODULE:NAME-v0.")
+    module = name.partition(":")[0].partition(".")[0] if ":" in name else None
+    if module and importlib.util.find_spec(module) is None and _CurrentFolder not in sys.meta_path:
+        sys.meta_path.append(_CurrentFolder)
     try:
         # CheckSpaces takes the place of gymnasium's own checker, which is slow.
         return gymnasium.make(name, disable_env_checker=True)
@@ -213,27 +209,52 @@ def _registered(name: str) -> Any:
         old = _old_gym(name)
         if old is not None:
             return old
+        hint = nearest(name, gymnasium.registry)
+        task = _task_of_suite(name)
+        hint = f" Did you mean '{task}'?" if task else hint
         raise UserError(
-            f"gymnasium knows no environment '{name}'.{nearest(name, gymnasium.registry)} Of one "
-            "that a package registers, name the module: gym_MODULE:NAME."
+            f"gymnasium knows no environment '{name}'.{hint} If a package registers it, name the "
+            "module: gym_MODULE:NAME."
         ) from error
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"gymnasium cannot make '{name}': {error}") from error
 
 
+def _task_of_suite(name: str) -> str | None:
+    """Return the task of another suite that an id means, or None: 'Pong-v4' -> 'atari_pong'."""
+    base = re.sub(r"-v\d+$", "", name)
+    if base.startswith("MiniGrid-"):
+        return f"minigrid_{base.removeprefix('MiniGrid-')}"
+    if base.startswith("BabyAI-"):
+        return f"minigrid_{name}"
+    if base in ("CrafterReward", "CrafterNoReward"):
+        return f"crafter_{base.removeprefix('Crafter').lower()}"
+    if base.startswith("dm_control/"):
+        return f"dmc_{base.removeprefix('dm_control/').replace('-', '_')}"
+    from dreamerv2.common.envs import atari  # imports the emulator, only for this hint
+
+    game = atari.game_of_id(name)
+    return f"atari_{game}" if game else None
+
+
+class _CurrentFolder:
+    """Finds modules in the current folder, where a console command does not look otherwise."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None):
+        return PathFinder.find_spec(name, [os.getcwd()]) if path is None else None
+
+
 def _rendering(name: str) -> gymnasium.Env | None:
-    """The environment with rendered images, or None if it has none to show on this machine."""
+    """Make an environment that renders images; None if it has none to show on this machine."""
     env = None
     try:
         env = gymnasium.make(name, disable_env_checker=True, render_mode="rgb_array")
-        # MuJoCo needs a backend that works here. Importing it may have loaded OSMesa by now, which
-        # is too late for rendering.keep_apart, so only a worker, without TensorFlow, may use it.
         simulated = any(hasattr(env.unwrapped, part) for part in ("mujoco_renderer", "model"))
-        mujoco = simulated and "mujoco" in sys.modules
-        if not mujoco or (worker.serving and rendering.choose_backend()):
+        mujoco = simulated and "mujoco" in sys.modules  # which needs a backend that works here
+        if not mujoco or rendering.choose_backend():
             env.reset()
-            with hushed():  # SDL complains where there is no desktop
-                frame = np.asarray(env.render())
+            frame = np.asarray(env.render())
             if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
                 return env
     except Exception as error:
@@ -244,7 +265,7 @@ def _rendering(name: str) -> gymnasium.Env | None:
 
 
 def _old_gym(name: str) -> Any:
-    """The environment made by old gym, or None if gym is not installed or does not know it."""
+    """Make an environment by old gym; None if gym is not installed or lacks the id."""
     if importlib.util.find_spec("gym") is None:
         return None
     gym = importlib.import_module("gym")

@@ -1,46 +1,19 @@
-"""Wrappers that bring an environment to the contract of this package, each for one purpose."""
+"""Wrappers for one purpose each, and their order around an environment."""
 
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.envs import spaces
-from dreamerv2.common.envs.actions import adapt_action
-from dreamerv2.common.envs.resize import AreaResize
-from dreamerv2.common.envs.spaces import OneHotSpace
-from dreamerv2.common.errors import NotFinite, UserError
-
-__all__ = [
-    "ActionRepeat",
-    "CheckSpaces",
-    "OneHotSpace",
-    "ResizeImages",
-    "Restart",
-    "TimeLimit",
-    "option",
-    "standardize",
-    "wrap",
-]
-
-LARGEST = float(np.finfo(np.float32).max)
-
-_log = logging.getLogger(__name__)
-
-
-def wrap(constructor: Callable[..., gymnasium.Env], config: Any, seed: int = 0) -> gymnasium.Env:
-    """Call ``constructor(seed=...)`` for an environment that survives ``config.env_restarts``
-    failures, and whose first reset uses ``seed``."""
-    return Restart(constructor, int(option(config, "env_restarts", 0)), seed)
+from dreamerv2.common.envs.convert import adapt_action
+from dreamerv2.common.envs.spaces import CheckSpaces
 
 
 def standardize(env: gymnasium.Env, config: Any, action_repeat: bool = True) -> gymnasium.Env:
-    """Check what the environment returns, then fit actions, images and length to the config.
+    """Check each step, then fit actions, images and the length of episodes to the config.
 
     Args:
-      env: has a Dict observation space of images, vectors and scalars (see ``spaces.DictObs``).
+      env: has a Dict observation space of images, vectors and scalars (see ``convert.DictObs``).
       action_repeat: False if the environment repeats actions itself.
     """
     env = CheckSpaces(env)
@@ -53,16 +26,8 @@ def standardize(env: gymnasium.Env, config: Any, action_repeat: bool = True) -> 
     return TimeLimit(env, config.time_limit) if config.time_limit > 0 else env
 
 
-def option(config: Any, name: str, default: Any) -> Any:
-    """``config.name``, or the default where there is no config or it has no such key."""
-    try:
-        return default if config is None else getattr(config, name)
-    except (AttributeError, KeyError):
-        return default
-
-
 class ActionRepeat(gymnasium.Wrapper):
-    """Hold each action for ``repeats`` steps, sum the rewards, stop where the episode does."""
+    """Hold each action for ``repeats`` steps, sum the rewards, stop at the end of the episode."""
 
     def __init__(self, env: gymnasium.Env, repeats: int):
         super().__init__(env)
@@ -115,151 +80,47 @@ class ResizeImages(gymnasium.ObservationWrapper):
         return {**observation, **resized}
 
 
-class CheckSpaces(gymnasium.Wrapper):
-    """Compare every observation and reward with what the environment promised.
+class AreaResize:
+    """Resize uint8 images [H, W, C] (or [H, W], if C is 1) to [height, width, C].
 
-    Raises:
-      UserError: names the key, what came and what was expected: at construction for spaces outside
-        the contract, in reset and step for a missing key, wrong shape or wrong dtype, and for a
-        reward that is no number or a flag that is not one.
-      NotFinite: NaN or Inf, as well in the reward.
+    out[y, x] = sum over (i, j) of overlap_y[y, i] * overlap_x[x, j] * image[i, j], with overlaps
+    that sum to one: every output pixel is the exact mean of the region it covers. (Pillow's BOX
+    takes partly covered pixels whole or not at all.) Few source rows overlap with an output row, so
+    rows are gathered; the columns are one small matrix product.
     """
 
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        spaces.check_contract(env.observation_space)
-        self._expected = [
-            (key, space.shape, space.dtype, space.dtype.kind == "f")
-            for key, space in env.observation_space.items()
-        ]
+    def __init__(self, source: tuple[int, int, int], target: tuple[int, int]):
+        height, width, self._channels = source
+        self._shape = (*target, self._channels)
+        self._flat = (height, width * self._channels)
+        self._half = (target[0], width, self._channels)
+        overlap = overlaps(height, target[0])
+        taps = int((overlap > 0).sum(1).max())
+        # The first of `taps` neighbouring rows, moved up to end at the lower edge at most.
+        first = np.minimum((overlap > 0).argmax(1), height - taps)
+        self._rows = first[:, None] + np.arange(taps)  # [h, taps]
+        weights = np.take_along_axis(overlap, self._rows, 1)[:, None]  # [h, 1, taps]
+        self._weights = weights.astype(np.float32)
+        self._columns = overlaps(width, target[1]).astype(np.float32)  # [w, W]
+        self._columns_t = np.ascontiguousarray(self._columns.T)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        obs, info = self.env.reset(seed=seed, options=options)
-        self._check(obs)
-        return obs, info
-
-    def step(self, action: Any):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self._check(obs)
-        reward = _number(reward)
-        if not abs(reward) <= LARGEST:  # nor NaN
-            message = f"The environment returned the reward {reward}; it must be finite in float32."
-            raise NotFinite(message, {**obs, "reward": reward, "action": action})
-        return obs, reward, _flag("terminated", terminated), _flag("truncated", truncated), info
-
-    def _check(self, obs: dict) -> None:
-        for key, shape, dtype, floating in self._expected:
-            value = obs.get(key)
-            if value is None:
-                raise UserError(f"The environment's observation lacks the key '{key}'.")
-            if value.shape != shape or value.dtype != dtype:
-                raise UserError(
-                    f"The environment's observation '{key}' is {value.dtype} {list(value.shape)}; "
-                    f"its observation space promises {dtype} {list(shape)}."
-                )
-            if floating and not np.isfinite(value).all():
-                raise NotFinite(
-                    f"The environment's observation '{key}' contains NaN or Inf, or what is too "
-                    f"large for float32; every entry of its {dtype} {list(shape)} must be finite.",
-                    obs,
-                )
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        rows = image.reshape(self._flat)[self._rows].astype(np.float32)  # [h, taps, W*C]
+        half = (self._weights @ rows).reshape(self._half)  # [h, W, C]
+        if self._channels == 1:
+            full = half[..., 0] @ self._columns_t  # [h, W] -> [h, w]
+        else:
+            full = self._columns @ half  # [h, w, C]
+        full += 0.5  # the conversion truncates, so add half to round
+        return full.astype(np.uint8).reshape(self._shape)
 
 
-def _number(reward: Any) -> float:
-    if isinstance(reward, float | int):
-        return reward
-    value = np.asarray(reward)
-    if value.size != 1 or value.dtype.kind not in "fiub":
-        raise UserError(f"The environment returned the reward {reward!r}; it must be a number.")
-    return float(value.item())
-
-
-def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if np.size(value) != 1:
-        raise UserError(f"The environment returned {name} = {value!r}; it must be True or False.")
-    return bool(np.asarray(value).item())
-
-
-class Restart(gymnasium.Wrapper):
-    """Make a new environment when one fails, at most ``restarts`` times.
-
-    A failure inside an episode ends it as truncated: the last observation is returned once more,
-    with reward 0. A failure in reset is tried again, as is one in making the new environment. When
-    no restart is left, the exception goes on to the caller. A ``UserError`` always does, because a
-    new environment would repeat it.
-
-    Args:
-      constructor: called as ``constructor(seed=...)``.
-      seed: of the first reset; a remade environment starts from another one.
-    """
-
-    def __init__(self, constructor: Callable[..., gymnasium.Env], restarts: int, seed: int):
-        self._constructor = constructor
-        self._left = restarts
-        self._seed, self._seeds = seed, np.random.SeedSequence(seed)
-        self._next_seed: int | None = seed
-        self._obs: dict = {}
-        super().__init__(constructor(seed=seed))
-
-    def begin_again(self, life: int) -> None:
-        """Draw other seeds from now on: this wrapper replaces one whose process was lost."""
-        # Of (seed, 0) NumPy makes the same numbers as of the seed alone.
-        self._seeds = np.random.SeedSequence((self._seed, life + 1))
-        self._next_seed = self._another_seed()
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        self._next_seed = self._next_seed if seed is None else seed
-        while True:
-            try:
-                self._obs, info = self.env.reset(seed=self._next_seed, options=options)
-            except Exception as error:
-                self._renew(error, "reset")
-                continue
-            self._next_seed = None
-            return self._obs, info
-
-    def step(self, action: Any):
-        try:
-            result = self.env.step(action)
-        except Exception as error:
-            self._renew(error, "step")
-            return self._obs, 0.0, False, True, {}
-        self._obs = result[0]
-        return result
-
-    def render(self):
-        # A new environment has nothing to show, and may refuse to, before its first reset.
-        return self.env.render() if self._next_seed is None else None
-
-    def _renew(self, error: Exception, where: str) -> None:
-        self._count(error, where)
-        self._close_broken()
-        while True:
-            self._next_seed = self._another_seed()
-            try:
-                self.env = self._constructor(seed=self._next_seed)
-                return
-            except Exception as failure:
-                self._count(failure, "its constructor")
-
-    def _another_seed(self) -> int:
-        return int(self._seeds.spawn(1)[0].generate_state(1)[0])
-
-    def _count(self, error: Exception, where: str) -> None:
-        if self._left <= 0 or isinstance(error, UserError):
-            raise error
-        self._left -= 1
-        _log.warning(
-            "The environment failed in %s and is made anew (%d restarts left).",
-            where,
-            self._left,
-            exc_info=error,
-        )
-
-    def _close_broken(self) -> None:
-        try:
-            self.env.close()
-        except Exception as error:
-            _log.warning("Closing the failed environment failed as well: %s", error)
+def overlaps(source: int, target: int) -> np.ndarray:
+    """Return the share of each source pixel in each output pixel, float64 [target, source]."""
+    edges = np.arange(target + 1) * (source / target)
+    pixels = np.arange(source)
+    lower = np.maximum(edges[:-1, None], pixels)
+    upper = np.minimum(edges[1:, None], pixels + 1)
+    share = np.maximum(upper - lower, 0)
+    share[share < 1e-9] = 0  # rounding errors at edges between two pixels
+    return share / share.sum(1, keepdims=True)

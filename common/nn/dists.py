@@ -7,11 +7,13 @@ a step is a function of its arguments, the same under a loop, XLA or a debugger.
 N stands for any leading dimensions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from dreamerv2.common.nn.tfutils import wide
+from dreamerv2.common.nn.precision import at_least_float32
 
 tfd = tfp.distributions
 
@@ -19,6 +21,45 @@ tfd = tfp.distributions
 def straight_through(sample: tf.Tensor, probs: tf.Tensor) -> tf.Tensor:
     """Return the sample, with the gradient of the probabilities (paper, algorithm 1)."""
     return tf.stop_gradient(sample) + (probs - tf.stop_gradient(probs))
+
+
+# --- noise ---
+
+
+def fold(seed: tf.Tensor, index: int) -> tf.Tensor:
+    """Return the seed of one part of a step: int32 [2] -> int32 [2], not negative."""
+    # XLA and TensorFlow make different numbers of a negative seed.
+    return tf.bitwise.bitwise_and(tf.random.experimental.stateless_fold_in(seed, index), 2**31 - 1)
+
+
+def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
+    """Return stateless float32 noise in [0, 1).
+
+    Args:
+        shape: shape of the result.
+        seed: int32 [2], not negative; each use needs its own, from `fold`.
+    """
+    # Philox by name, since the automatic choice differs between devices. Floats from its bits by
+    # hand, since XLA makes other floats of the same bits, and so a compiled update other noise.
+    bits = tf.random.stateless_uniform(shape, seed, None, None, dtype=tf.uint32, alg="philox")
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2**-24
+
+
+def draw(seed: tf.Tensor, **shapes: Sequence[int]) -> dict[str, tf.Tensor]:
+    """Return uniform noise in [0, 1) for each use of a step's seed: name -> float32 of that shape.
+
+    The uses are numbered in their order, and each has a stream of its own.
+
+    Args:
+        seed: int32 [2], (stream, counter).
+    """
+    return {
+        name: uniform(shape, fold(seed, index))
+        for index, (name, shape) in enumerate(shapes.items())
+    }
+
+
+# --- distributions ---
 
 
 def _normal_quantile(u: tf.Tensor) -> tf.Tensor:
@@ -36,7 +77,7 @@ class OneHot:
     """
 
     def __init__(self, logits: tf.Tensor, event: int = 0):
-        self.logits = wide(logits)
+        self.logits = at_least_float32(logits)
         dist = tfd.OneHotCategorical(logits=self.logits, dtype=self.logits.dtype)
         self.dist = tfd.Independent(dist, event)
 
@@ -44,10 +85,10 @@ class OneHot:
         """Noise [N] -> one-hot [N, C]: the first class whose cumulative probability exceeds u."""
         probs = tf.nn.softmax(self.logits)
         size = probs.shape[-1]
-        # The cumulative sum as a product with a triangle of ones: one fast matmul on any device.
+        # The cumulative sum as a product with a triangle of ones: a fast matmul on any device.
         triangle = tf.linalg.band_part(tf.ones((size, size), probs.dtype), 0, -1)
         cumulative = tf.reshape(tf.reshape(probs, (-1, size)) @ triangle, probs.shape)
-        # Relative to the last one, which is 1 but for rounding: a GPU's product has 10 bits.
+        # Relative to the last sum, which is 1 but for rounding: a GPU's product has 10 bits.
         bar = tf.cast(noise, probs.dtype)[..., None] * cumulative[..., -1:]
         below = tf.cast(cumulative <= bar, tf.int32)
         # Rounding can lift the bar to the last cumulative probability; the last class takes those.
@@ -71,13 +112,13 @@ class Normal:
 
     Args:
         mean: [N, ...].
-        std: the same shape, or a number. With std 1 it is the likelihood behind a squared error.
+        std: the same shape, or a number; with 1, -log_prob is half a squared error and a constant.
         event: how many trailing axes make one event; log_prob and entropy sum over them.
     """
 
     def __init__(self, mean: tf.Tensor, std: tf.Tensor | float = 1.0, event: int = 1):
-        self.mean = wide(mean)
-        self.std = tf.constant(std, self.mean.dtype) if isinstance(std, float) else wide(std)
+        self.mean = at_least_float32(mean)
+        self.std = at_least_float32(tf.convert_to_tensor(std, None, self.mean.dtype))
         self.dist = tfd.Independent(tfd.Normal(self.mean, self.std), event)
 
     def sample(self, noise: tf.Tensor) -> tf.Tensor:
@@ -101,7 +142,7 @@ class Bernoulli:
     """
 
     def __init__(self, logits: tf.Tensor, event: int = 0):
-        self.logits = wide(logits)
+        self.logits = at_least_float32(logits)
         self.dist = tfd.Independent(tfd.Bernoulli(self.logits, dtype=self.logits.dtype), event)
         self.mean = tf.sigmoid(self.logits)
 
@@ -119,7 +160,7 @@ class Uniform:
     """Uniform on [-1, 1], independent over the last axis; `like` [N, A] gives the shape."""
 
     def __init__(self, like: tf.Tensor):
-        self.like = wide(like)
+        self.like = at_least_float32(like)
 
     def sample(self, noise: tf.Tensor) -> tf.Tensor:
         return 2 * tf.cast(noise, self.like.dtype) - 1
@@ -139,7 +180,7 @@ class TruncNormal:
     LIMIT = 1 - 1e-6  # the density is zero, its logarithm infinite, on the edge itself
 
     def __init__(self, mean: tf.Tensor, std: tf.Tensor):
-        self.mean, self.std = wide(mean), wide(std)
+        self.mean, self.std = at_least_float32(mean), at_least_float32(std)
         self.base = tfd.Normal(self.mean, self.std)
         self.dist = tfd.Independent(tfd.TruncatedNormal(self.mean, self.std, -1, 1), 1)
 
@@ -177,7 +218,7 @@ class TanhNormal:
     LIMIT = 1 - 1e-6
 
     def __init__(self, mean: tf.Tensor, std: tf.Tensor):
-        self.mean, self.std = wide(mean), wide(std)
+        self.mean, self.std = at_least_float32(mean), at_least_float32(std)
         self.base = tfd.Normal(self.mean, self.std)
 
     def sample(self, noise: tf.Tensor) -> tf.Tensor:

@@ -1,17 +1,21 @@
 """Layers as small tf.Module classes with explicit variables, all made in __init__.
 
 Shapes are written with N for any number of leading dimensions unless said otherwise. Each layer
-multiplies in `init.dtype`; see tfutils.wide for what stays in float32.
+multiplies in `init.dtype`; precision.py says which operations stay in float32.
 """
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from dreamerv2.common.nn.passes import add_bias, elu, elu_of_sum
-from dreamerv2.common.nn.tfutils import Init, gpus, weight, wide
+from dreamerv2.common.nn import kernels
+from dreamerv2.common.nn.precision import at_least_float32, weight
+from dreamerv2.common.nn.recurrence import linear
+from dreamerv2.common.nn.variables import Init
 
 ACTIVATIONS = {
     "none": tf.identity,
-    "elu": elu,
+    "elu": kernels.elu,
     "relu": tf.nn.relu,
     "selu": tf.nn.selu,
     "silu": tf.nn.silu,
@@ -24,60 +28,14 @@ ACTIVATIONS = {
 }
 
 
-class OneHots(tf.experimental.ExtensionType):
-    """Where the ones are in the one-hot groups that the inputs of a layer begin with.
+class Share(NamedTuple):
+    """The share of a layer's last inputs in its result, computed beforehand: W_x x + b."""
 
-    Their share of x W is a sum of rows of W, one per group.
-
-    Attributes:
-        rows: int32 [N, S], of each group the row of W that its one meets.
-        size: how many inputs the S groups of C have, S * C.
-    """
-
-    rows: tf.Tensor
-    size: int
-
-    def __getitem__(self, index) -> "OneHots":
-        return OneHots(self.rows[index], self.size)
-
-    @classmethod
-    def of(cls, groups: tf.Tensor) -> "OneHots | None":
-        """groups [N, S, C], each of them one-hot; None where the plain product is kept."""
-        # Measured to be faster on a CPU in float32 only. In a debugger the product is plainer.
-        if gpus() or groups.dtype.size < 4 or tf.executing_eagerly():
-            return None
-        return cls(_hot_rows(groups), groups.shape[-2] * groups.shape[-1])
-
-
-@tf.function(jit_compile=True, autograph=False)
-def _hot_rows(groups: tf.Tensor) -> tf.Tensor:
-    count, classes = groups.shape[-2:]
-    return tf.argmax(groups, -1, tf.int32) + classes * tf.range(count)
-
-
-@tf.function(jit_compile=True, autograph=False)
-def _add_rows(y: tf.Tensor, kernel: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    # XLA never makes the [N, S, units] of the gathered rows.
-    return y + tf.reduce_sum(tf.gather(kernel, rows), -2)
-
-
-def _one_hot_product(x: tf.Tensor, kernel: tf.Tensor, hot: OneHots) -> tf.Tensor:
-    """x W, with the gradients of x W."""
-
-    @tf.custom_gradient
-    def product(x, kernel):
-        def grad(upstream):
-            to_x = tf.matmul(upstream, kernel, transpose_b=True)
-            return to_x, tf.matmul(x, upstream, transpose_a=True)
-
-        rest = x[:, hot.size :] @ kernel[hot.size :]
-        return _add_rows(rest, kernel, hot.rows), grad
-
-    return product(x, kernel)
+    value: tf.Tensor
 
 
 class Dense(tf.Module):
-    """y = x W + b: [N, inputs] -> [N, units]."""
+    """y = W x + b: [N, inputs] -> [N, units]."""
 
     def __init__(self, init: Init, inputs: int, units: int):
         super().__init__()
@@ -85,24 +43,33 @@ class Dense(tf.Module):
         self.kernel = init.glorot((inputs, units))
         self.bias = init.fill((units,), 0, "bias")
 
-    def __call__(self, x: tf.Tensor, hot: OneHots | None = None) -> tf.Tensor:
-        """x [N, inputs]; where its ones are, if it begins with one-hot groups and N is one axis."""
-        if hot is None:
-            return self.part(x, 0, self.kernel.shape[0])
-        y = _one_hot_product(tf.cast(x, self.dtype), weight(self.kernel, self.dtype), hot)
-        return add_bias(y, weight(self.bias, self.dtype))
+    def __call__(self, *parts: tf.Tensor | Share) -> tf.Tensor:
+        """Apply the layer to the concatenation of the parts; the last may be its `share`."""
+        *first, last = parts
+        if isinstance(last, Share):
+            return self._linear(self._concat(first), 0, bias=False) + last.value
+        return self._linear(self._concat(parts), 0, bias=True)
 
-    def part(self, x: tf.Tensor, start: int, stop: int) -> tf.Tensor:
-        """Return x times the rows start..stop of W, plus b: the share of some of the inputs."""
-        # On two axes, and as bias_add: TensorFlow then fuses product, bias and activation.
-        flat = tf.reshape(tf.cast(x, self.dtype), (-1, x.shape[-1]))
-        y = add_bias(flat @ self.rows(start, stop), weight(self.bias, self.dtype))
+    def share(self, x: tf.Tensor) -> Share:
+        """Multiply the last inputs before the others are known, to leave it out of a loop."""
+        return Share(self._linear(self._concat([x]), self.kernel.shape[0] - x.shape[-1], bias=True))
+
+    def _concat(self, parts) -> tf.Tensor:
+        parts = [tf.cast(part, self.dtype) for part in parts]
+        return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
+
+    def _linear(self, x: tf.Tensor, start: int, bias: bool) -> tf.Tensor:
+        """Multiply x with the rows of W that begin at `start`, and add b if asked to."""
+
+        def weights():
+            kernel = weight(self.kernel, self.dtype)
+            if x.shape[-1] < kernel.shape[0]:
+                kernel = kernel[start : start + x.shape[-1]]
+            return (kernel, weight(self.bias, self.dtype)) if bias else (kernel,)
+
+        # On two axes TensorFlow fuses product, bias and activation.
+        y = linear(tf.reshape(x, (-1, x.shape[-1])), weights)
         return y if x.shape.rank == 2 else tf.reshape(y, (*x.shape[:-1], y.shape[-1]))
-
-    def rows(self, start: int, stop: int) -> tf.Tensor:
-        """Return the rows start..stop of W in the compute type."""
-        kernel = weight(self.kernel, self.dtype)
-        return kernel if stop - start == kernel.shape[0] else kernel[start:stop]
 
 
 class LayerNorm(tf.Module):
@@ -114,13 +81,14 @@ class LayerNorm(tf.Module):
         self.offset = init.fill((size,), 0, "offset")
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        mean, variance = tf.nn.moments(wide(x), -1, keepdims=True)
-        scaled = (wide(x) - mean) * tf.math.rsqrt(variance + 1e-3)
+        wide = at_least_float32(x)
+        mean, variance = tf.nn.moments(wide, -1, keepdims=True)
+        scaled = (wide - mean) * tf.math.rsqrt(variance + 1e-3)
         return tf.cast(scaled * self.scale + self.offset, x.dtype)
 
 
 class NormAct(tf.Module):
-    """What follows a linear layer: an optional LayerNorm, then the activation."""
+    """An optional LayerNorm, then the activation: the end of a linear layer."""
 
     def __init__(self, init: Init, size: int, norm: str, act: str):
         super().__init__()
@@ -131,10 +99,55 @@ class NormAct(tf.Module):
         return self.act(self.norm(x))
 
     def of_sum(self, x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """The same of x + bias, in fewer passes if it is an ELU alone."""
-        if self.norm is tf.identity and self.act is elu:
-            return elu_of_sum(x, bias)
-        return self(add_bias(x, bias))
+        """Apply to x + bias, in one pass over memory if that is an ELU alone."""
+        if self.norm is tf.identity and self.act is kernels.elu:
+            return kernels.elu_of_sum(x, bias)
+        return self(kernels.add_bias(x, bias))
+
+
+class _Conv(tf.Module):
+    """Kernel, bias, and an optional LayerNorm and activation."""
+
+    def __init__(
+        self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
+    ):
+        super().__init__()
+        self.dtype = init.dtype
+        self.kernel = init.glorot((size, size, *self._channels(inputs, depth)))
+        self.bias = init.fill((depth,), 0, "bias")
+        self.after = NormAct(init, depth, norm, act)
+
+    def _channels(self, inputs: int, depth: int) -> tuple[int, int]:
+        return inputs, depth
+
+    def _weights(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return weight(self.kernel, self.dtype), weight(self.bias, self.dtype)
+
+
+class Conv(_Conv):
+    """A stride-2 VALID convolution, an optional LayerNorm, then an activation.
+
+    [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth].
+    """
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        kernel, bias = self._weights()
+        return self.after(kernels.add_bias(kernels.conv2d(x, kernel), bias))
+
+
+class ConvTranspose(_Conv):
+    """A stride-2 VALID transposed convolution, an optional LayerNorm, then an activation.
+
+    [B, H, W, inputs] -> [B, 2(H-1)+k, 2(W-1)+k, depth].
+    """
+
+    def _channels(self, inputs: int, depth: int) -> tuple[int, int]:
+        return depth, inputs
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        kernel, bias = self._weights()
+        # oneDNN fuses bias and ELU with a convolution, but not with a transposed one.
+        return self.after.of_sum(kernels.conv2d_transpose(x, kernel), bias)
 
 
 class GRUCell(tf.Module):
@@ -151,11 +164,8 @@ class GRUCell(tf.Module):
         self.norm = LayerNorm(init / "norm", 3 * size)
 
     def __call__(self, x: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
-        return self.gates(self.dense(tf.concat([x, state], -1)), state)
-
-    def gates(self, parts: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
-        """Pre-activations [B, 3*size], state [B, size] -> next state [B, size]."""
-        reset, cand, update = tf.split(self.norm(wide(parts)), 3, -1)
+        parts = self.norm(at_least_float32(self.dense(x, state)))
+        reset, cand, update = tf.split(parts, 3, -1)
         cand = tf.tanh(tf.sigmoid(reset) * cand)
         update = tf.sigmoid(update - 1)
-        return tf.cast(update * cand + (1 - update) * wide(state), state.dtype)
+        return tf.cast(update * cand + (1 - update) * at_least_float32(state), state.dtype)

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn import dists
-from dreamerv2.common.nn.convolutions import Conv, ConvTranspose
-from dreamerv2.common.nn.layers import Dense, NormAct, OneHots
-from dreamerv2.common.nn.tfutils import Init, wide
+from dreamerv2.common.nn.layers import Conv, ConvTranspose, Dense, NormAct
+from dreamerv2.common.nn.precision import at_least_float32
+from dreamerv2.common.nn.variables import Init
 
 Shapes = Mapping[str, tuple[int, ...]]  # key -> shape of one observation, without batch
 
@@ -33,12 +33,11 @@ class MLP(tf.Module):
             self.steps += [Dense(part, size, unit), NormAct(part, unit, norm, act)]
         self.size = sizes[-1]
 
-    def __call__(self, x: tf.Tensor, hot: OneHots | None = None) -> tf.Tensor:
-        batch, flat = x.shape[:-1], lambda x: tf.reshape(x, (-1, x.shape[-1]))
-        x = flat(x)  # see Dense.part
-        hot = OneHots(flat(hot.rows), hot.size) if hot else None
-        for i, step in enumerate(self.steps):
-            x = step(x, hot) if i == 0 else step(x)
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        batch = x.shape[:-1]
+        x = tf.reshape(x, (-1, x.shape[-1]))  # once for all layers: TensorFlow then fuses them
+        for step in self.steps:
+            x = step(x)
         return tf.reshape(x, (*batch, self.size))
 
 
@@ -49,7 +48,7 @@ class Head(tf.Module):
     than one action is often worth.
 
     Args:
-        inputs: features it reads.
+        inputs: size of the features.
         shape: of one event; () for a number.
         config: layers, units, act, norm, dist and, for stochastic policies, min_std.
     """
@@ -60,23 +59,21 @@ class Head(tf.Module):
         self.min_std = config.min_std if "min_std" in config else 0.1
         units = [config.units] * config.layers
         self.mlp = MLP(init, inputs, units, config.act, config.norm)
-        init = init.wide()
+        init = init.at_least_float32()
         self.out = Dense(init / "out", self.mlp.size, int(tf.TensorShape(shape).num_elements()))
         if self.dist in ("normal", "tanh_normal", "trunc_normal"):
             self.std = Dense(init / "std", self.mlp.size, self.out.kernel.shape[1])
 
-    def __call__(self, x: tf.Tensor, hot: OneHots | None = None):
-        """hot: where the ones are, if x begins with one-hot groups (faster, the same result)."""
-        x = self.mlp(x, hot)
-        reshape = lambda y: tf.reshape(wide(y), (*x.shape[:-1], *self.shape))  # noqa: E731
-        out, event = reshape(self.out(x)), len(self.shape)
+    def __call__(self, x: tf.Tensor):
+        x = self.mlp(x)
+        out, event = self._reshape(self.out(x)), len(self.shape)
         if self.dist == "mse":
             return dists.Normal(out, 1.0, event)
         if self.dist == "binary":
             return dists.Bernoulli(out, event)
         if self.dist == "onehot":
             return dists.OneHot(out)
-        std = reshape(self.std(x))
+        std = self._reshape(self.std(x))
         if self.dist == "normal":
             return dists.Normal(out, tf.nn.softplus(std) + self.min_std, event)
         if self.dist == "tanh_normal":  # the mean stays where tanh still has a slope
@@ -86,6 +83,10 @@ class Head(tf.Module):
             std = 2 * tf.sigmoid(std / 2) + self.min_std
             return dists.TruncNormal(tf.tanh(out), std)
         raise ValueError(f"unknown distribution {self.dist!r}")
+
+    def _reshape(self, y: tf.Tensor) -> tf.Tensor:
+        """[N, size] -> [N, *shape]."""
+        return tf.reshape(at_least_float32(y), (*y.shape[:-1], *self.shape))
 
 
 class Encoder(tf.Module):
@@ -108,8 +109,8 @@ class Encoder(tf.Module):
             self.size += self.mlp.size
         if not self.size:
             raise UserError(
-                f"No observation is left for the encoder: cnn_keys '{config.cnn_keys}' and mlp_keys"
-                f" '{config.mlp_keys}' match none of {', '.join(shapes)}."
+                f"No observation is left for the encoder: --encoder.cnn_keys '{config.cnn_keys}'"
+                f" and --encoder.mlp_keys '{config.mlp_keys}' match none of {', '.join(shapes)}."
             )
 
     def _make_convs(self, init, shapes, config):
@@ -163,12 +164,12 @@ class Decoder(tf.Module):
             self._make_convs(init, inputs, config)
         if self.vectors:
             self.mlp = MLP(init / "mlp", inputs, config.mlp_layers, config.act, config.norm)
-            # An observation may be called like a layer of the images'.
+            # An observation may have the name of an image layer.
             layers = ["dense", *(f"conv{i}" for i in range(len(config.cnn_kernels)))]
-            taken = layers if self.images else []
-            names = {key: f"vector_{key}" if key in taken else key for key in self.vectors}
+            clashes = layers if self.images else []
+            names = {key: f"vector_{key}" if key in clashes else key for key in self.vectors}
             self.outs = {
-                key: Dense(init.wide() / name, self.mlp.size, shapes[key][0])
+                key: Dense(init.at_least_float32() / name, self.mlp.size, shapes[key][0])
                 for key, name in names.items()
             }
 
@@ -185,7 +186,7 @@ class Decoder(tf.Module):
             size = 2 * (size - 1) + kernel
         self.splits = channels
         for key in self.images:
-            if self.shapes[key][:2] != (size, size):
+            if max(self.shapes[key][:2]) != size:
                 raise UserError(
                     f"--decoder.cnn_kernels {' '.join(map(str, config.cnn_kernels))} draw"
                     f" {size}x{size} pixels, but '{key}' has"
@@ -199,6 +200,8 @@ class Decoder(tf.Module):
             x = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
             for conv in self.convs:
                 x = conv(x)
+            height, width, _ = self.shapes[self.images[0]]
+            x = x[:, :height, :width]  # all of it, unless images are not square
             x = tf.reshape(x, (*feat.shape[:-1], *x.shape[1:]))
             means = tf.split(x, self.splits, -1)
             result = {k: dists.Normal(m, 1.0, 3) for k, m in zip(self.images, means, strict=True)}

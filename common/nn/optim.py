@@ -1,13 +1,23 @@
 """Gradient steps: loss scaling, global-norm clipping, decoupled decay, then the optimizer."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from dreamerv2.common.errors import UserError, nearest
-
 BETA1, BETA2 = 0.9, 0.999
 SLOTS = {"adam": 2, "nadam": 2, "adamax": 2, "sgd": 0, "momentum": 1}
+
+
+@contextlib.contextmanager
+def recording(module: tf.Module) -> Iterator[tf.GradientTape]:
+    """Record what depends on the module's trainable variables, and nothing else.
+
+    A plain tape would also walk backwards through every network that was merely read.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(module.trainable_variables)
+        yield tape
 
 
 class LossScale(tf.Module):
@@ -24,7 +34,7 @@ class LossScale(tf.Module):
         self.finite = tf.Variable(zero, name=f"{path}/loss_scale_finite", trainable=False)
 
     def update(self, finite: tf.Tensor) -> None:
-        """Take note of one update: finite is a bool []."""
+        """Adapt the scale after an update; finite is a bool []."""
         zero = tf.zeros([], tf.int64)
         streak = tf.where(finite, self.finite + 1, zero)
         grow = streak >= 2000
@@ -45,7 +55,7 @@ class Optimizer(tf.Module):
     Args:
         path: prefix of the names of its own variables.
         label: prefix of its metrics.
-        variables: what it trains, of one type and fixed from the start.
+        variables: the weights it trains, all of one type.
         config: opt, lr, eps, clip (0: none), wd (0: none).
         scaled: whether to scale the loss, for float16.
     """
@@ -54,9 +64,7 @@ class Optimizer(tf.Module):
         self, path: str, label: str, variables: Sequence[tf.Variable], config, scaled: bool
     ):
         super().__init__()
-        if config.opt not in SLOTS:
-            raise UserError(f"No optimizer is called '{config.opt}'.{nearest(config.opt, SLOTS)}")
-        self.label, self.config, self.targets = label, config, tuple(variables)
+        self.label, self.config, self.weights = label, config, tuple(variables)
         self.step = tf.Variable(0, name=f"{path}/step", dtype=tf.int64, trainable=False)
         self.scaling = LossScale(path) if scaled else None
         self.slots = [
@@ -64,7 +72,7 @@ class Optimizer(tf.Module):
                 tf.Variable(tf.zeros_like(v), name=f"{path}/slot{i}/{v.name[:-2]}", trainable=False)
                 for i in range(SLOTS[config.opt])
             ]
-            for v in self.targets
+            for v in self.weights
         ]
 
     def minimize(self, tape: tf.GradientTape, loss: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -77,7 +85,7 @@ class Optimizer(tf.Module):
         Returns: {label}_loss, {label}_grad_norm, with scaling {label}_loss_scale, and
             {label}_finite, 1.0 if the update took place.
         """
-        grads = tape.gradient(loss, self.targets, unconnected_gradients="zero")
+        grads = tape.gradient(loss, self.weights, unconnected_gradients="zero")
         grads = [tf.convert_to_tensor(grad) for grad in grads]
         if self.scaling:
             scale = tf.convert_to_tensor(self.scaling.scale)
@@ -107,23 +115,23 @@ class Optimizer(tf.Module):
         self.step.assign_add(1)
         if decay:
             kept = self._number(1 - decay)
-            for variable in self.targets:
+            for variable in self.weights:
                 variable.assign(variable * kept)
         rule = getattr(self, f"_{self.config.opt}")()
-        for variable, grad, slots in zip(self.targets, grads, self.slots, strict=True):
+        for variable, grad, slots in zip(self.weights, grads, self.slots, strict=True):
             rule(variable, grad, *slots)
         return tf.constant(True)
 
-    # --- rules: each returns what changes one variable, given its gradient and its slots ---
+    # --- rules: each returns a function that changes one variable by its gradient and slots ---
 
     def _number(self, value: float) -> tf.Tensor:
-        return tf.constant(value, self.targets[0].dtype)
+        return tf.constant(value, self.weights[0].dtype)
 
     def _power(self, beta: float) -> tf.Tensor:
-        return self._number(beta) ** tf.cast(self.step, self.targets[0].dtype)
+        return self._number(beta) ** tf.cast(self.step, self.weights[0].dtype)
 
     def _adam(self, nesterov: bool = False) -> Callable:
-        # All that variables share is made once: for each it would be an eighth of a whole update.
+        # Made once for all variables: made for each, they would take an eighth of a whole update.
         shared = {
             "beta1_power": self._power(BETA1),
             "beta2_power": self._power(BETA2),
@@ -155,7 +163,10 @@ class Optimizer(tf.Module):
         return rule
 
     def _sgd(self) -> Callable:
-        return lambda variable, grad: variable.assign_sub(self.config.lr * grad)
+        def rule(variable, grad):
+            variable.assign_sub(self.config.lr * grad)
+
+        return rule
 
     def _momentum(self) -> Callable:
         def rule(variable, grad, velocity):

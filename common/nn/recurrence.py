@@ -1,66 +1,79 @@
-"""Loops over time, and a recurrence of linear layers with as little as possible inside of them."""
+"""Loops over time: `scan`, and `recur`, which is `scan` with a faster gradient.
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+A layer that `recur` is to see computes its product by `linear`.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from dreamerv2.common.nn.tfutils import Nest, gpus
+from dreamerv2.common.nn import device, kernels
+
+Nest = Any  # a tensor or a (nested) dict, list or tuple of tensors
+Step = Callable[[Nest, Nest], Nest]  # state, inputs at t -> next state
+
+FAST_GRADIENT = True  # False: TensorFlow's own gradient of the loop
+
+_local = threading.local()
 
 
-def scan(
-    step: Callable[[Nest, Nest], Nest],
-    inputs: Nest,
-    start: Nest,
-    also: Nest = None,
-    reverse: bool = False,
-) -> Nest:
+def scan(step: Step, inputs: Nest, start: Nest, extra: Nest = None, reverse: bool = False) -> Nest:
     """Run ``state = step(state, inputs[t])`` over the leading axis and stack the states.
 
     Args:
         step: maps (state, inputs at t) to a state of the same structure, shapes and types.
         inputs: nest of [T, ...] with static T.
         start: the state before the first step.
-        also: if the step returns (state, more): what `more` looks like.
-        reverse: from the last t to the first; what is stacked has the order of the inputs.
+        extra: structure of the second output, if `step` returns (state, extra).
+        reverse: from the last t to the first; the stacked states keep the order of the inputs.
 
-    Returns: nest like the state, each [T, ...], or (states, more).
+    Returns: nest like the state, each [T, ...], or (states, extras).
     """
-    inputs_flat = tf.nest.flatten(inputs)
-    length = inputs_flat[0].shape[0]
-    one = step if also is not None else lambda state, now: (step(state, now), ())
-    at = lambda t: tf.nest.pack_sequence_as(inputs, [x[t] for x in inputs_flat])  # noqa: E731
-    if tf.executing_eagerly():  # a plain loop, so that a debugger can step through it
-        results, state = [], start
-        for t in reversed(range(length)) if reverse else range(length):
-            state, more = one(state, at(t))
-            results.append((state, more))
-        results = results[::-1] if reverse else results
-        states, more = tf.nest.map_structure(lambda *xs: tf.stack(xs), *results)
-    else:
-        states, more = _graph_scan(one, inputs, start, () if also is None else also, reverse)
-    return states if also is None else (states, more)
+    if extra is not None:
+        return _loop()(step, inputs, start, extra, reverse)
+
+    def step_without_extra(state, now):
+        return step(state, now), ()
+
+    return _loop()(step_without_extra, inputs, start, (), reverse)[0]
 
 
-def _graph_scan(step, inputs, start, also, reverse):
-    # One tf.while_loop: it traces in a second where an unrolled loop takes eight, and TensorArrays
-    # of static size compile under XLA.
-    inputs_flat = tf.nest.flatten(inputs)
-    length = inputs_flat[0].shape[0]
-    arrays = [tf.TensorArray(x.dtype, length, element_shape=x.shape[1:]) for x in inputs_flat]
-    arrays = [array.unstack(x) for array, x in zip(arrays, inputs_flat, strict=True)]
+def _loop() -> Callable:
+    return _python_loop if tf.executing_eagerly() else _graph_loop
+
+
+def _python_loop(step, inputs, start, extra, reverse):
+    """A plain loop, so that a debugger can step through it."""
+    results, state = [], start
+    times = range(tf.nest.flatten(inputs)[0].shape[0])
+    for t in reversed(times) if reverse else times:
+        state, more = step(state, _at(inputs, t))
+        results.append((state, more))
+    results = results[::-1] if reverse else results
+    return tf.nest.map_structure(lambda *xs: tf.stack(xs), *results)
+
+
+def _graph_loop(step, inputs, start, extra, reverse):
+    """One tf.while_loop: it traces in a second where an unrolled loop takes eight."""
+    flat = tf.nest.flatten(inputs)
+    length = flat[0].shape[0]
+    arrays = [tf.TensorArray(x.dtype, length, element_shape=x.shape[1:]) for x in flat]
+    arrays = [array.unstack(x) for array, x in zip(arrays, flat, strict=True)]
+    # TensorArrays of static size compile under XLA.
     results = [
         tf.TensorArray(x.dtype, length, element_shape=x.shape)
-        for x in tf.nest.flatten((start, also))
+        for x in tf.nest.flatten((start, extra))
     ]
 
     def body(count, state, results):
         t = length - 1 - count if reverse else count
         now = tf.nest.pack_sequence_as(inputs, [array.read(t) for array in arrays])
-        state, more = step(state, now)
-        flat = tf.nest.flatten((state, more))
+        flat = tf.nest.flatten(outputs := step(state, now))
         results = [array.write(t, x) for array, x in zip(results, flat, strict=True)]
-        return count + 1, state, results
+        return count + 1, outputs[0], results
 
     loop = tf.while_loop(
         lambda *_: True,  # maximum_iterations alone: of two conditions XLA counts no iterations
@@ -69,120 +82,160 @@ def _graph_scan(step, inputs, start, also, reverse):
         parallel_iterations=1,
         maximum_iterations=length,
     )
-    return tf.nest.pack_sequence_as((start, also), [array.stack() for array in loop[2]])
+    return tf.nest.pack_sequence_as((start, extra), [array.stack() for array in loop[2]])
 
 
 def swap_time(nest: Nest) -> Nest:
     """[B, T, ...] <-> [T, B, ...] for every tensor of a nest."""
-    swap = lambda x: tf.transpose(x, (1, 0, *range(2, x.shape.rank)))  # noqa: E731
-    return tf.nest.map_structure(swap, nest)
+    return tf.nest.map_structure(
+        lambda x: tf.transpose(x, (1, 0, *range(2, x.shape.rank))),
+        nest,
+    )
 
 
-class Linear(NamedTuple):
-    """A linear layer of a recurrence: y_t = x_t W + o_t.
+def linear(x: tf.Tensor, weights: Callable[[], tuple[tf.Tensor, ...]]) -> tf.Tensor:
+    """x W + b: [N, inputs] -> [N, units].
 
-    Attributes:
-        kernel: W [inputs, units].
-        offset: o [T, B, units]: the bias, and the share of inputs that are known beforehand.
+    Args:
+        weights: returns (W, b) or, without a bias, (W,). A function, so that a step within `recur`
+            does not read the weights again.
     """
-
-    kernel: tf.Tensor
-    offset: tf.Tensor
+    return getattr(_local, "linear", _linear)(x, weights)
 
 
-def recur(step: Callable, layers: Mapping[str, Linear], inputs: Nest, start: Nest) -> Nest:
-    """Run ``state = step(state, inputs[t], apply)`` over time and stack the states.
+def _linear(x, weights):
+    kernel, *bias = weights()
+    return _add(tf.matmul(x, kernel), *bias)
+
+
+def _add(y: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
+    return kernels.add_bias(y, *bias) if bias else y
+
+
+def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
+    """Run ``state = step(state, inputs[t])`` over time and stack the states, as `scan` does.
 
     The gradient that TensorFlow makes of a loop keeps every intermediate result of every step, and
-    adds up T small products for each W. This one keeps the states and the y of each layer, from
-    which a step is computed once more without a product:
+    adds up T small products for each W. This gradient keeps the states and y = x W + b of each
+    `linear`, from which a step is computed once more without a product:
 
     1. Backwards in time, the gradient of a state gives that of the state before and that of each
-       y; its only products are those with W^T.
+       y; the only products are those with W^T.
     2. After that loop dW = sum_t x_t^T dy_t, one product over T * B rows.
 
     Args:
-        step: (state, inputs, apply) -> state, for rows [N, ...] that have nothing to do with each
-            other; apply(name, x [N, inputs]) -> y [N, units] is the layer of that name, used once.
-        layers: by name.
+        step: for rows [N, ...] that do not depend on each other. Other weights than those of
+            `linear` must be variables or inputs.
         inputs: nest of [T, B, ...].
         start: the state before the first step, nest of [B, ...].
 
-    Returns: nest like the state, each [T, B, ...]. Gradients reach the layers, the start and
-    variables that the step reads, but not the inputs.
+    Returns: nest like the state, each [T, B, ...].
     """
-    kernels = {name: layer.kernel for name, layer in layers.items()}
+    if not FAST_GRADIENT:
+        return scan(step, inputs, start)
+    weights, spec = _weights(step, start, _at(inputs, 0))
 
     @tf.custom_gradient
-    def run(kernels, offsets, start):
-        padded = {name: _aligned(kernel, 0) for name, kernel in kernels.items()}
+    def run(weights, inputs, start):
+        padded = [(_aligned(kernel, 0), *bias) for kernel, *bias in weights]
 
         def forward(state, now):
-            inputs, offset = now
-            ys = {}
+            ys = []
 
-            def apply(name, x):
-                assert name not in ys, f"the layer {name} is used twice in one step"
-                ys[name] = _product(x, padded[name]) + offset[name]
-                return ys[name]
+            def multiply(i, x, _):
+                kernel, *bias = padded[i]
+                ys.append(_add(_product(x, kernel), *bias))
+                return ys[i]
 
-            return step(state, inputs, apply), ys
+            return _run(step, state, now, multiply), ys
 
-        states, ys = scan(forward, (inputs, offsets), start, _first(offsets))
+        states, ys = scan(forward, inputs, start, spec)
 
         def gradient(*upstream, variables=()):
             upstream = tf.nest.pack_sequence_as(states, upstream)
             before = tf.nest.map_structure(
                 lambda first, xs: tf.concat([first[None], xs[:-1]], 0), start, states
             )
-            dstart, dys, found = _back(step, kernels, (before, inputs, ys, upstream), variables)
-            xs = _layer_inputs(step, *tf.nest.map_structure(_rows, (before, inputs, ys)))
-            dkernels = {k: tf.matmul(xs[k], _rows(dy), transpose_a=True) for k, dy in dys.items()}
-            grads = tf.nest.flatten((dkernels, dys, dstart))
-            return (grads, found) if variables else grads
+            known = before, inputs, ys
+            padded = [_aligned(kernel, 1) for kernel, *_ in weights]
+            grads = _back(step, padded, known, upstream, list(variables))
+            dstart, dys, dinputs, dvariables = grads
+            xs = _linear_inputs(step, *tf.nest.map_structure(_rows, known))
+            dweights = [
+                (tf.matmul(x, _rows(dy), transpose_a=True), tf.reduce_sum(dy, (0, 1)))[: len(w)]
+                for x, dy, w in zip(xs, dys, weights, strict=True)
+            ]
+            grads = tf.nest.flatten((dweights, dinputs, dstart))
+            return (grads, dvariables) if variables else grads
 
         return states, gradient
 
-    return run(kernels, {name: layer.offset for name, layer in layers.items()}, start)
+    return run(weights, inputs, start)
 
 
-def _back(step: Callable, kernels: Mapping, known: tuple, variables) -> tuple[Nest, dict, list]:
-    """Gradients of the state at the start, of every y, [T, B, units], and of the variables."""
-    padded = {name: _aligned(kernel, 1) for name, kernel in kernels.items()}
-    variables = list(variables)
+def _run(step: Step, state: Nest, now: Nest, answer: Callable) -> Nest:
+    """Take a step in which `answer(i, x, weights)` gives the result of the i-th `linear`."""
+    count, outer = itertools.count(), getattr(_local, "linear", _linear)
+    _local.linear = lambda x, weights: answer(next(count), x, weights)
+    try:
+        return step(state, now)
+    finally:
+        _local.linear = outer
+
+
+def _weights(step: Step, state: Nest, now: Nest) -> tuple[list, list]:
+    """Return the weights of every `linear` of a step, in order, and zeros like each y.
+
+    The step is taken with zeros for every y; a graph drops the operations of that unused.
+    """
+    found, ys = [], []
+
+    def note(i, x, weights):
+        found.append(weights())
+        ys.append(tf.zeros((x.shape[0], found[i][0].shape[1]), x.dtype))
+        return ys[i]
+
+    _run(step, state, now, note)
+    return found, ys
+
+
+def _linear_inputs(step: Step, before: Nest, inputs: Nest, ys: list) -> list[tf.Tensor]:
+    """Return x [N, inputs] of every `linear` of a step."""
+    xs = []
+
+    def note(i, x, _):
+        xs.append(x)
+        return ys[i]
+
+    _run(step, before, inputs, note)
+    return xs
+
+
+def _back(step: Step, padded: list, known: tuple, upstream: Nest, variables: list) -> tuple:
+    """Gradients of the start, of every y and input, [T, B, ...], and of the variables."""
 
     def backward(later, now):
-        before, inputs, ys, upstream = now
+        (before, inputs, ys), upstream = now
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch((before, ys, variables))
-            state = step(before, inputs, lambda name, x: _given(x, padded[name], ys[name]))
+            tape.watch((before, inputs, ys, variables))
+            state = _run(step, before, inputs, lambda i, x, _: _given(x, padded[i], ys[i]))
         total = tf.nest.map_structure(tf.add, upstream, later)
-        sources = (before, (ys, variables))
+        sources = (before, (ys, inputs, variables))
         state, total = tf.nest.flatten(state), tf.nest.flatten(total)
         return tape.gradient(state, sources, total, unconnected_gradients="zero")
 
-    before, _, ys, _ = known
-    none = tf.nest.map_structure(tf.zeros_like, _first(before))
-    states, (dys, found) = scan(backward, known, none, (_first(ys), variables), reverse=True)
-    return _first(states), dys, [tf.reduce_sum(x, 0) for x in found]
+    before, inputs, ys = known
+    none = tf.nest.map_structure(tf.zeros_like, _at(before, 0))
+    extra = _at(ys, 0), _at(inputs, 0), variables
+    states, grads = scan(backward, (known, upstream), none, extra, reverse=True)
+    dys, dinputs, dvariables = grads
+    return _at(states, 0), dys, dinputs, [tf.reduce_sum(x, 0) for x in dvariables]
 
 
 @tf.custom_gradient
 def _given(x: tf.Tensor, kernel: tf.Tensor, y: tf.Tensor):
-    """y, with the gradients of y = x W + o to x and o."""
+    """y, with the gradients of y = x W + b to x and to y itself."""
     return tf.identity(y), lambda dy: (_product(dy, kernel, transpose=True), None, dy)
-
-
-def _layer_inputs(step: Callable, before: Nest, inputs: Nest, ys: dict) -> dict[str, tf.Tensor]:
-    """x [N, inputs] of every layer."""
-    xs = {}
-
-    def apply(name, x):
-        xs[name] = x
-        return ys[name]
-
-    step(before, inputs, apply)
-    return xs
 
 
 def _aligned(kernel: tf.Tensor, axis: int) -> tf.Tensor:
@@ -192,7 +245,7 @@ def _aligned(kernel: tf.Tensor, axis: int) -> tf.Tensor:
     W for that at every step.
     """
     missing = -kernel.shape[axis] % 128
-    if not gpus() or not missing:
+    if not device.gpus() or not missing:
         return kernel
     return tf.pad(kernel, [[0, missing], [0, 0]] if axis == 0 else [[0, 0], [0, missing]])
 
@@ -209,6 +262,6 @@ def _rows(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, (-1, *x.shape[2:]))
 
 
-def _first(nest: Nest) -> Nest:
+def _at(nest: Nest, t: int) -> Nest:
     """[T, ...] -> [...]."""
-    return tf.nest.map_structure(lambda x: x[0], nest)
+    return tf.nest.map_structure(lambda x: x[t], nest)

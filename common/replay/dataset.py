@@ -1,26 +1,101 @@
-"""Batches of sequences from the replay: what to read is decided here, in order; the copying of
-rows happens on a thread.
+"""Sampling: draws of sequences, and batches of them.
+
+The rows of a batch are chosen on the caller's thread, in order; a second thread copies them.
 
     next() call          n                          n+1
     caller's thread      wait batch n, plan n+1     wait batch n+1, plan n+2
     copying thread               copy and place n+1 ....   copy and place n+2 ....
 
-What a batch holds is thus decided at the call before, from the episodes present then, never by how
-fast a thread runs.
+So the content of a batch is decided one call ahead, from the episodes present then, and never
+depends on the speed of a thread.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamerv2.common.errors import UserError
-from dreamerv2.common.npzlayout import Damaged
+from dreamerv2.common.errors import DamagedFile, NothingToSample
+from dreamerv2.common.replay.episode import StoredEpisode
+from dreamerv2.common.replay.journal import Journal
+from dreamerv2.common.replay.store import Store
 
-if TYPE_CHECKING:
-    from dreamerv2.common.replay.replay import Replay
+
+class Sampler:
+    """The episodes that can be sampled, and random draws of sequences from them.
+
+    Attributes: `episodes` (sorted by name); `store`; `short` (episodes found too short so far).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        minlen: int,
+        maxlen: int,
+        prioritize_ends: bool,
+        seed: np.random.SeedSequence,
+        unfinished: Mapping[int, Journal],
+    ):
+        """The options are those of Replay; `unfinished` are its open episodes by worker."""
+        self.store, self._unfinished = store, unfinished
+        self.short = 0
+        self._minlen, self._maxlen, self._prioritize_ends = minlen, maxlen, prioritize_ends
+        self._seed = seed
+        self.episodes = [e for e in store.episodes if e.rows >= minlen]
+        self._by_id: dict[str, StoredEpisode | Journal] = {e.id: e for e in self.episodes}
+
+    def add(self, episode: StoredEpisode | Journal) -> None:
+        """Make an episode available."""
+        # By name, not by time of storing: a restarted run lists them in the same order.
+        bisect.insort(self.episodes, episode, key=lambda e: e.id)
+        self._by_id[episode.id] = episode
+
+    def remove(self, episode: StoredEpisode | Journal) -> None:
+        """Draw an episode no more; no-op where it is not available."""
+        if self._by_id.pop(episode.id, None):
+            self.episodes.remove(episode)
+
+    def find(self, identity: str | None) -> StoredEpisode | Journal | None:
+        """Return the episode of that id while it can be sampled."""
+        return self._by_id.get(identity)
+
+    def draw(self, row: int, number: int) -> tuple[str, int, int]:
+        """Choose an episode uniformly, then a sequence of it: its id, start and stop.
+
+        Depends on the seed, the batch row and the number of the row's draw alone.
+        """
+        if not self.episodes:
+            raise self.nothing_to_sample()
+        key = (*self._seed.spawn_key, row, number)
+        seed = np.random.SeedSequence(self._seed.entropy, spawn_key=key)
+        generator = np.random.Generator(np.random.PCG64(seed))
+        episode = self.episodes[generator.integers(len(self.episodes))]
+        longest = min(episode.rows, self._maxlen or episode.rows)
+        length = max(self._minlen, longest - int(generator.integers(self._minlen)))
+        last = episode.rows - length
+        starts = last + 1 + (self._minlen if self._prioritize_ends else 0)
+        start = min(int(generator.integers(starts)), last)
+        return episode.id, start, start + length
+
+    def set_aside(self, identity: str, reason: str) -> None:
+        """Stop using an episode whose file is damaged; its steps leave the totals."""
+        episode = self._by_id.get(identity)
+        if episode is not None:  # It may have been pruned meanwhile.
+            self.remove(episode)
+            self.store.set_aside(episode, reason)
+
+    def nothing_to_sample(self) -> NothingToSample:
+        """Return the error that names the lengths of all episodes and the remedy."""
+        rows = [episode.rows for episode in [*self.store.episodes, *self._unfinished.values()]]
+        found = f"{len(rows)} episodes of at most {max(rows)} rows" if rows else "none yet"
+        return NothingToSample(
+            f"No episode in {self.store.directory} has at least minlen={self._minlen} rows: "
+            f"{found}, unfinished ones included, and {self.short} too short. Lower "
+            "--replay.minlen, or collect longer episodes."
+        )
 
 
 class Piece(NamedTuple):
@@ -34,7 +109,7 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass
 class Stream:
-    """Where one batch row stands: draws made so far, and what is left of its sequence."""
+    """Position of one batch row: draws made so far, and the rest of its sequence."""
 
     draw: int = 0
     episode: str | None = None
@@ -45,26 +120,26 @@ class Stream:
 class Dataset:
     """Endless iterator over batches, key -> [B, T, ...].
 
-    Row b of a batch continues row b of the one before. `provenance` tells, for each row of the
-    last batch, the pieces it was made of; `placed` is what `place` made of it.
+    Row b of a batch continues row b of the batch before.
+
+    Attributes: `provenance` (for each row of the last batch, its pieces); `placed` (the result of
+    `place` for the last batch).
     """
 
     def __init__(
         self,
-        replay: "Replay",
+        sampler: Sampler,
         batch: int,
         length: int,
         place: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: batch,
     ):
-        """B = batch rows of T = length time steps. Raises UserError unless both are positive.
+        """B = batch rows of T = length time steps, both positive.
 
         place: called with every batch on the copying thread, such as to copy it to the device.
         """
-        for name, value in (("batch", batch), ("length", length)):
-            if int(value) != value or value < 1:
-                raise UserError(f"--dataset.{name} must be a positive integer, not {value}.")
-        self._replay = replay
-        self._batch, self._length, self._place = int(batch), int(length), place
+        assert batch > 0 and length > 0, (batch, length)
+        self._sampler, self._files = sampler, sampler.store.files
+        self._batch, self._length, self._place = batch, length, place
         self._streams = [Stream() for _ in range(self._batch)]
         self._plan: list[list[Piece]] | None = None
         self._copied: Future | None = None
@@ -76,43 +151,41 @@ class Dataset:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Return the next batch. Raises UserError when there is nothing to sample."""
+        """Return the next batch. Raises NothingToSample."""
         if self._plan is None:
-            self._submit([self._fill(row, []) for row in range(self._batch)])
+            self._submit(self._next_plan())
         batch, self.placed = self._collect()
         self.provenance, self._plan = self._plan, None
         try:
-            self._submit([self._fill(row, []) for row in range(self._batch)])
-        except UserError:
+            self._submit(self._next_plan())
+        except NothingToSample:
             self._copied = None  # This batch is good; the next call raises.
         return batch
+
+    def _next_plan(self) -> list[list[Piece]]:
+        return [self._fill(row, []) for row in range(self._batch)]
 
     def _fill(self, row: int, pieces: list[Piece]) -> list[Piece]:
         """Continue a row's pieces until they are T time steps long."""
         stream = self._streams[row]
         missing = self._length - sum(piece.stop - piece.start for piece in pieces)
         while missing:
-            episode = self._replay.find(stream.episode)
+            episode = self._sampler.find(stream.episode)
             first = episode is None or stream.cursor >= stream.stop or stream.stop > episode.rows
             if first:
-                self._draw(row, stream)
+                stream.episode, stream.cursor, stream.stop = self._sampler.draw(row, stream.draw)
+                stream.draw += 1
             rows = min(missing, stream.stop - stream.cursor)
             piece = Piece(stream.episode, stream.cursor, stream.cursor + rows, first)
             pieces.append(piece)
             stream.cursor, missing = piece.stop, missing - rows
         return pieces
 
-    def _draw(self, row: int, stream: Stream) -> None:
-        """Choose a row's next sequence; depends on seed, row and draw number alone."""
-        generator = self._replay.generator(row, stream.draw)
-        stream.episode, stream.cursor, stream.stop = self._replay.draw(generator)
-        stream.draw += 1
-
     def _refill(self, plan: list[list[Piece]]) -> list[list[Piece]]:
-        """Redraw whatever is no longer in the replay, and what came after it in its row."""
+        """Redraw the pieces that are no longer in the replay, and those after them in their row."""
         for row, pieces in enumerate(plan):
             for index, piece in enumerate(pieces):
-                episode = self._replay.find(piece.episode)
+                episode = self._sampler.find(piece.episode)
                 if episode is None or piece.stop > episode.rows:
                     self._streams[row].episode = None
                     plan[row] = self._fill(row, pieces[:index])
@@ -121,7 +194,7 @@ class Dataset:
 
     def _submit(self, plan: list[list[Piece]]) -> None:
         """Start copying. The episodes are looked up here: the thread touches no shared list."""
-        episodes = {p.episode: self._replay.find(p.episode) for row in plan for p in row}
+        episodes = {p.episode: self._sampler.find(p.episode) for row in plan for p in row}
         self._plan = plan
         self._copied = self._thread.submit(self._copy, plan, episodes)
 
@@ -132,14 +205,14 @@ class Dataset:
             if not damaged:
                 return batch, placed
             for episode, reason in damaged.items():
-                self._replay.set_aside(episode, reason)
+                self._sampler.set_aside(episode, reason)
             self._submit(self._refill(self._plan))
 
     def _copy(self, plan: list[list[Piece]], episodes: Mapping) -> tuple[dict, Any, dict[str, str]]:
         """Return the batch, also placed, and the episodes that could not be read with reasons."""
         damaged: dict[str, str] = {}
         size = (self._batch, self._length)
-        schema = self._replay.schema
+        schema = self._sampler.store.schema
         batch = {key: np.empty(size + shape, dtype) for key, (dtype, shape) in schema.items()}
         for row, pieces in enumerate(plan):
             stop = 0
@@ -147,8 +220,8 @@ class Dataset:
                 start, stop = stop, stop + piece.stop - piece.start
                 out = {key: array[row, start:stop] for key, array in batch.items()}
                 try:
-                    episodes[piece.episode].read(piece.start, out, self._replay.files)
-                except Damaged as error:
+                    episodes[piece.episode].read(piece.start, out, self._files)
+                except DamagedFile as error:
                     damaged[piece.episode] = str(error)
                 if piece.first:
                     batch["is_first"][row, start] = True
@@ -160,7 +233,7 @@ class Dataset:
             self._copied.exception()
 
     def state(self) -> dict:
-        """Return the place of every row and the batch decided but not yet delivered, for JSON."""
+        """Return the position of every row and the planned next batch, for JSON."""
         return {
             "length": self._length,
             "streams": [dataclasses.astuple(stream) for stream in self._streams],
@@ -170,8 +243,8 @@ class Dataset:
     def restore(self, state: Mapping) -> None:
         """Go on from `state()`, on the same replay with the same draws.
 
-        With another batch size or length, every row starts a new sequence: what had been decided
-        but not delivered does not fit.
+        With another batch size or length the planned batch does not fit, so every row starts a
+        new sequence.
         """
         self.settle()
         self._plan = self._copied = None
@@ -186,5 +259,5 @@ class Dataset:
             self._submit(self._refill(plan))
 
     def close(self) -> None:
-        """Let the copying thread finish what it was given, and end."""
-        self._thread.shutdown(wait=True)  # a copy that is cancelled could not be settled
+        """Wait for the copying thread to finish its work, and end it."""
+        self._thread.shutdown(wait=True)  # settle() would wait for a cancelled copy forever

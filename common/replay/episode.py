@@ -1,10 +1,9 @@
-"""One episode as one .npz file: its name, writing it atomically, reading parts of it, damage.
+"""One episode as one .npz file: its name, writing, reading of any rows, detection of damage.
 
-Files are written stored, not compressed, so any run of rows can be read where it lies. Rows are
-read with `preadv` straight into the batch rather than through a memory map: the page cache serves
-both alike and neither costs anonymous memory, but a file truncated under a map kills the process
-with SIGBUS, while a short read is an error that can be handled. Compressed files (those of the
-2021 release) are decompressed whole on use and kept for a while.
+Files are written stored, not compressed, so that rows can be read in place. Rows are read with
+`preadv` into the batch, not through a memory map: both use the page cache and no anonymous memory,
+but truncating a mapped file kills the process with SIGBUS, while a short read is an error that can
+be handled. Compressed files (of the 2021 release) are decompressed whole and cached.
 """
 
 import io
@@ -19,9 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamerv2.common.arrayfile import write_arrays
+from dreamerv2.common.errors import DamagedFile
 from dreamerv2.common.files import replacing
-from dreamerv2.common.npzlayout import Damaged, damage_reported, read_layout
+from dreamerv2.common.npz import damage_reported, read_layout, write_arrays
+
+try:
+    import resource
+except ImportError:  # a system without limits on open files
+    resource = None
 
 FILE_NAME = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32})-(\d+)\.npz")
 # Earlier versions of this program wrote temporary names without the dot at the beginning.
@@ -29,10 +33,9 @@ TEMPORARY = re.compile(r"\.?(\d{8}T\d{6}-[0-9a-f]{32}-\d+\.npz|pruned\.json)\.tm
 
 
 class Names:
-    """Episode names `{YYYYmmddTHHMMSS}-{32 hex digits}` that sort in the order they are given.
+    """Episode names `{YYYYmmddTHHMMSS}-{32 hex digits}` that sort in the order of creation.
 
-    The first eight digits count up and the timestamp never goes back, not even when the clock
-    does; so sorting a directory by name gives the order of collection, also within one second.
+    The first eight digits count up and the timestamp never decreases, even if the clock does.
     """
 
     def __init__(self, last: str = ""):
@@ -51,7 +54,7 @@ class Names:
 
 
 def _after(name: str) -> datetime:
-    """Return the second after a name's timestamp; impossible ones (month 13) count for nothing."""
+    """Return the second after a name's timestamp, 1970 for an impossible one (month 13)."""
     try:
         return datetime.strptime(name[:15], "%Y%m%dT%H%M%S") + timedelta(seconds=1)
     except (ValueError, OverflowError):
@@ -77,10 +80,10 @@ class StoredEpisode:
     __slots__ = ("path", "id", "rows", "layout", "_checked")
 
     def __init__(self, path: Path):
-        """Open the file. Raises Damaged when it is not a whole, unpickled episode."""
+        """Open the file. Raises DamagedFile when it is not a whole, unpickled episode."""
         match = FILE_NAME.fullmatch(path.name)
         if not match:
-            raise Damaged("the name is not TIMESTAMP-HEX-STEPS.npz")
+            raise DamagedFile("the name is not TIMESTAMP-HEX-STEPS.npz")
         self.path, self.id = path, match[1]
         self.rows, self.layout = read_layout(path)
         self._checked = False
@@ -93,7 +96,7 @@ class StoredEpisode:
     def read(self, start: int, out: Mapping[str, np.ndarray], files: "FileCache") -> None:
         """Copy rows from `start` on into the arrays of `out`, key -> contiguous [n, ...].
 
-        The first read checks the checksums of the whole file. Raises Damaged.
+        The first read checks the checksums of the whole file. Raises DamagedFile.
         """
         try:
             if not self._checked:
@@ -101,7 +104,7 @@ class StoredEpisode:
             for key, target in out.items():
                 self._read_key(key, start, target, files)
         except FileNotFoundError as error:
-            raise Damaged("the file has vanished") from error
+            raise DamagedFile("the file has vanished") from error
 
     def _read_key(self, key, start, target, files):
         member = self.layout[key]
@@ -114,24 +117,31 @@ class StoredEpisode:
         offset = member.offset + start * (raw.nbytes // len(raw))
         # View as bytes: one flat buffer whatever the dtype, shape () rows included.
         if os.preadv(files.descriptor(self.path), [raw.data], offset) != raw.nbytes:
-            raise Damaged("the file has been truncated")
+            raise DamagedFile("the file has been truncated")
         if not same:
             np.copyto(target, raw, casting="same_kind")
 
     def _check(self):
-        """Compare every member with its CRC, about 1 GB/s or more, once per process."""
+        """Compare every member with its CRC (1 GB/s or more), once per process."""
         if all(member.offset is not None for member in self.layout.values()):
             with damage_reported(), zipfile.ZipFile(self.path) as archive:
                 bad = archive.testzip()
             if bad:
-                raise Damaged(f"the checksum of {bad} is wrong")
+                raise DamagedFile(f"the checksum of {bad} is wrong")
         self._checked = True  # Compressed members are checked whenever they are decompressed.
 
 
 class FileCache:
-    """Open files and decompressed episodes, the least recently used dropped first."""
+    """Open files and decompressed episodes, the least recently used dropped first.
+
+    A quarter of the files that this process may open at most: a run has two replays, and
+    TensorFlow, workers and logs open files too.
+    """
 
     def __init__(self, max_files: int = 256, max_bytes: int = 256 * 2**20):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 1024
+        if limit > 0:  # negative: unlimited
+            max_files = max(1, min(max_files, limit // 4))
         self._max_files, self._max_bytes = max_files, max_bytes
         self._files: OrderedDict[Path, io.FileIO] = OrderedDict()
         self._arrays: OrderedDict[Path, dict[str, np.ndarray]] = OrderedDict()
@@ -140,14 +150,14 @@ class FileCache:
         """Return a descriptor of the open file, opening it where needed."""
         file = self._files.get(path)
         if file is None:
-            file = self._files[path] = open(path, "rb", buffering=0)
-            if len(self._files) > self._max_files:
+            while len(self._files) >= self._max_files:
                 self._files.popitem(last=False)[1].close()
+            file = self._files[path] = open(path, "rb", buffering=0)
         self._files.move_to_end(path)
         return file.fileno()
 
     def arrays(self, episode: StoredEpisode) -> dict[str, np.ndarray]:
-        """Return the decompressed episode; raises Damaged where a checksum is wrong."""
+        """Return the decompressed episode; raises DamagedFile where a checksum is wrong."""
         if episode.path not in self._arrays:
             self._arrays[episode.path] = _decompress(episode)
             while len(self._arrays) > 1 and self.cached_bytes > self._max_bytes:
@@ -176,10 +186,10 @@ def _decompress(episode: StoredEpisode) -> dict[str, np.ndarray]:
     with damage_reported(), np.load(episode.path, allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in episode.layout if trained_on(key)}
     if any(len(array) != episode.rows for array in arrays.values()):
-        raise Damaged("its arrays have changed their lengths")
+        raise DamagedFile("its arrays have changed their lengths")
     return arrays
 
 
 def trained_on(key: str) -> bool:
-    """Tell whether a key belongs in batches: not `log_` keys, nor the release's emulator RAM."""
+    """Return whether a key belongs in batches: not `log_` keys, nor the release's emulator RAM."""
     return not key.startswith("log_") and key != "ram"

@@ -1,8 +1,8 @@
-"""The unfinished episode: appended to a file row by row, turned into an .npz when it ends.
+"""The unfinished episode: a file that grows row by row and becomes an .npz at the end.
 
-The journal takes the place of lists in memory: an episode of any length costs no anonymous memory,
-kill -9 loses at most the row being written, and flushing is one fsync. The header and every row
-carry a checksum, so a power failure cuts the episode at the last whole row.
+Compared with lists in memory, an episode of any length costs no anonymous memory, kill -9 loses at
+most the row being written, and flushing is one fsync. The header and every row have a checksum, so
+that after a power failure the episode ends with the last whole row.
 """
 
 import json
@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamerv2.common.errors import cannot_write
-from dreamerv2.common.npzlayout import Damaged
+from dreamerv2.common.errors import DamagedFile, cannot_write
 
 JOURNAL_NAME = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32})\.journal")
 _MAGIC = b"dreamerv2 journal 2 "
@@ -25,7 +24,7 @@ _CHECKSUM = "_crc32"
 class Journal:
     """One unfinished episode on disk.
 
-    Attributes: `id` (that of the later stored episode), `path`, `rows`, `dtype` (of one row).
+    Attributes: `id` (also of the later stored episode), `path`, `rows`, `dtype` (of one row).
     """
 
     def __init__(self, path: Path, dtype: np.dtype, rows: int, file):
@@ -54,7 +53,7 @@ class Journal:
 
     @classmethod
     def recover(cls, path: Path) -> "Journal":
-        """Reopen what a killed process left; ends before the first torn row. Raises Damaged."""
+        """Reopen the file of a killed process, up to its last whole row. Raises DamagedFile."""
         with open(path, "rb") as reader:
             line = reader.readline()
         dtype = _parse_header(line)
@@ -74,7 +73,7 @@ class Journal:
 
     @property
     def finished(self) -> bool:
-        """Whether the episode has come to its end, rather than being cut."""
+        """True if the last row is the end of the episode."""
         return bool(self.rows and self._map()["is_last"][-1])
 
     def append(self, row: Mapping[str, np.ndarray]) -> None:
@@ -102,11 +101,11 @@ class Journal:
             target[...] = array[key]
 
     def sync(self) -> None:
-        """Make all rows so far durable against a power failure as well."""
+        """Write all rows so far to the disk, where a power failure does not lose them."""
         os.fsync(self._file.fileno())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the episode as arrays [rows, ...], closed as truncated unless it is finished."""
+        """Return arrays [rows, ...]; an unfinished episode is closed as truncated."""
         table = self._map()
         arrays = {key: table[key] for key in self._fields}
         for key in ("is_first", "is_last", "is_terminal"):
@@ -122,7 +121,7 @@ class Journal:
         return np.memmap(self._file, self.dtype, "r", self._begin, (self.rows,))
 
     def close(self) -> None:
-        """Close and delete the journal; the episode is stored elsewhere or unwanted."""
+        """Close and delete the journal, after the episode was stored or discarded."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -137,7 +136,7 @@ def row_dtype(row: Mapping[str, np.ndarray]) -> np.dtype:
 
 
 def stored_dtype(key: str, dtype: np.dtype) -> np.dtype:
-    """Return what a value is stored as. Raises ValueError for what is no number."""
+    """Return the type that a value is stored as. Raises ValueError unless it is a number."""
     if dtype == np.uint8 or dtype.kind == "b":
         return dtype
     kinds = {"f": np.float32, "i": np.int32, "u": np.int32}
@@ -162,14 +161,14 @@ def _parse_header(line: bytes) -> np.dtype:
         fields = json.loads(text)
         dtype = np.dtype([(key, kind, tuple(shape)) for key, kind, shape in fields])
     except (ValueError, TypeError) as error:
-        raise Damaged(f"no journal of an episode: {error}") from error
+        raise DamagedFile(f"no journal of an episode: {error}") from error
     if dtype.hasobject or dtype.names[-1:] != (_CHECKSUM,):
-        raise Damaged("no journal of an episode")
+        raise DamagedFile("no journal of an episode")
     return dtype
 
 
 def _write_whole(file, data, offset: int) -> None:
-    """Write all bytes at the offset, or raise OSError; a torn row is later written over."""
+    """Write all bytes at the offset, or raise OSError; the next row overwrites a torn row."""
     view = memoryview(data)
     while len(view):
         written = os.pwrite(file.fileno(), view, offset)

@@ -1,27 +1,26 @@
-"""The episode replay: rows of experience in, sequences of fixed length out, everything on disk."""
+"""The episode replay: rows of experience in, batches of sequences out, everything on disk."""
 
-import bisect
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from dreamerv2.common.errors import NothingToSample, UserError
-from dreamerv2.common.replay.dataset import Dataset
-from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
+from dreamerv2.common.errors import UserError
+from dreamerv2.common.replay.dataset import Dataset, Sampler
+from dreamerv2.common.replay.episode import StoredEpisode, trained_on
 from dreamerv2.common.replay.journal import Journal, stored_dtype
-from dreamerv2.common.replay.store import Archive, Schema, differs, worth_storing
+from dreamerv2.common.replay.store import Schema, Store, differs, worth_storing
 
-ENDLESS = 100_000  # steps in which no episode has ended before it is not waited for any longer
-HOPELESS = 100  # episodes that were all too short before the next one is not waited for
+MAX_STEPS_WITHOUT_EPISODE = 100_000
+MAX_SHORT_EPISODES = 100  # before the first one that is long enough
 
 
 class Replay:
     """Experience of one or more workers, stored as episode files and sampled as sequences.
 
-    Everything but the files' names is reproducible: what is sampled depends on the seed and on the
-    order in which rows arrive. All methods belong on one thread.
+    Everything but the files' names is reproducible: samples depend on the seed and on the order
+    in which rows arrive. All methods belong on one thread.
     """
 
     def __init__(
@@ -33,41 +32,34 @@ class Replay:
         maxlen: int = 0,
         prioritize_ends: bool = False,
         seed: int | np.random.SeedSequence = 0,
+        readonly: bool = False,
     ):
         """Open the replay in `directory`, with all episodes found there.
 
         capacity: steps kept, in the list and on disk, oldest deleted first (0: no limit). Nothing
             is deleted before the first `prune`, or the end of the first episode.
         ongoing: unfinished episodes are sampled too.
-        minlen, maxlen: rows of a sampled sequence (maxlen 0: up to the whole episode); an episode
-            that ends sooner is not stored, one that was cut sooner is stored but not sampled.
+        minlen, maxlen: rows of a sampled sequence (maxlen 0: up to the whole episode). A finished
+            episode of fewer rows is not stored; an interrupted one is stored but not sampled.
         prioritize_ends: draw an episode's last rows as often as its middle ones.
-        Raises UserError for impossible values and for a directory that cannot be written.
+        readonly: sample only; nothing is written, renamed or deleted. Another process may write.
+        Raises UserError for a directory that cannot be written.
         """
-        self._capacity, self._minlen, self._maxlen = int(capacity), int(minlen), int(maxlen)
-        self._check_options()
-        self._ongoing, self._prioritize_ends = bool(ongoing), bool(prioritize_ends)
-        self._seed = seed if isinstance(seed, np.random.SeedSequence) else _seeds(seed)
+        assert capacity >= 0 and minlen >= 1 and (maxlen == 0 or maxlen >= minlen)
+        self._capacity, self._minlen = int(capacity), int(minlen)
+        self._ongoing, self._readonly = ongoing, readonly
         self._open: dict[int, Journal] = {}
         self._cut: set[int] = set()
-        self._short = self._waiting = 0
+        self._step_limit = 0
         self._datasets: weakref.WeakSet[Dataset] = weakref.WeakSet()
-        self._archive = Archive(Path(directory).expanduser(), self._minlen)
-        self._candidates = [e for e in self._archive.episodes if e.rows >= self._minlen]
-        self._by_id = {e.id: e for e in self._candidates}
-        unused = len(self._archive.episodes) - len(self._candidates)
-        self._report_short(unused + self._archive.short)
-
-    def _check_options(self) -> None:
-        if self._capacity < 0:
-            raise UserError(f"--replay.capacity must be 0 or more steps, not {self._capacity}.")
-        if self._minlen < 1:
-            raise UserError(f"--replay.minlen must be 1 or more, not {self._minlen}.")
-        if self._maxlen and self._maxlen < self._minlen:
-            raise UserError(
-                f"--replay.maxlen {self._maxlen} must be 0 (no limit) or at least "
-                f"--replay.minlen {self._minlen}."
-            )
+        self._store = Store(Path(directory).expanduser(), self._minlen, readonly)
+        if not isinstance(seed, np.random.SeedSequence):
+            seed = np.random.SeedSequence(seed)
+        self._sampler = Sampler(
+            self._store, self._minlen, int(maxlen), prioritize_ends, seed, self._open
+        )
+        unused = len(self._store.episodes) - len(self._sampler.episodes)
+        self._report_short(unused + self._store.short)
 
     # Collecting.
 
@@ -78,6 +70,7 @@ class Replay:
         Raises ValueError (no is_first at the start, changed keys or shapes), UserError (disk full,
         or other shapes than the episodes already here).
         """
+        assert not self._readonly, "this replay was opened for reading only"
         if transition["is_first"]:
             self.end_episode(worker)
         elif worker not in self._open and worker not in self._cut:
@@ -85,32 +78,33 @@ class Replay:
         journal = self._open.get(worker) or self._begin(transition, worker)
         journal.append(transition)
         if self._ongoing and journal.rows == self._minlen:
-            self._offer(journal)
+            self._sampler.add(journal)
         if transition["is_last"]:
             self.end_episode(worker)
         elif self._capacity and journal.steps >= self._capacity:
-            # An endless episode must not outgrow the disk: store it, go on with another.
+            # An endless episode must not outgrow the disk, so it is stored in parts.
             self.end_episode(worker)
             self._cut.add(worker)
 
     def _begin(self, transition: Mapping[str, np.ndarray], worker: int) -> Journal:
-        arrays = {key: np.asarray(value) for key, value in transition.items()}
-        self._check_schema(
-            {k: (stored_dtype(k, a.dtype), a.shape) for k, a in arrays.items() if trained_on(k)}
-        )
+        row = {key: np.asarray(value) for key, value in transition.items()}
+        schema = {k: (stored_dtype(k, v.dtype), v.shape) for k, v in row.items() if trained_on(k)}
+        self._check_schema(schema)
+        self._store.schema = self._store.schema or schema
         self._cut.discard(worker)
-        name = self._archive.new_name()
-        self._open[worker] = Journal.create(self._archive.directory, name, arrays)
+        name = self._store.new_name()
+        self._open[worker] = Journal.create(self._store.directory, name, row)
         return self._open[worker]
 
     def _check_schema(self, schema: Schema) -> None:
-        difference = differs(schema, self.schema) if self.schema else ""
-        more = [key for key in schema if self.schema and key not in self.schema]
-        if more and not difference:  # batches of both would lack it
+        stored = self._store.schema or schema
+        difference = differs(schema, stored)
+        more = [key for key in schema if key not in stored]
+        if more and not difference:  # a batch of old and new episodes would lack the key
             difference = f"it has {', '.join(more)}, which they have not"
         if difference:
             raise UserError(
-                f"The environment does not match the episodes in {self._archive.directory}: "
+                f"The environment does not match the episodes in {self._store.directory}: "
                 f"{difference}. Choose another --logdir, or the settings those episodes were "
                 "recorded with."
             )
@@ -122,18 +116,17 @@ class Replay:
             return
         if self._ongoing:
             self._settle()  # The journal may be being read.
-        short, episode = journal.rows < self._minlen, None
-        if worth_storing(journal, self._minlen):
-            episode = self._archive.add(journal.id, journal.arrays())
-        self._withdraw(journal)
+        short = journal.rows < self._minlen
+        episode = self._store.add(journal) if worth_storing(journal, self._minlen) else None
+        self._sampler.remove(journal)
         if episode and not short:
-            self._offer(episode)
+            self._sampler.add(episode)
         self._report_short(int(short and journal.steps > 0))
         del self._open[worker]
         if episode or not journal.steps:
             journal.close()
         else:
-            self._archive.discard(journal)
+            self._store.discard(journal)
         self.prune()
 
     def end_episodes(self) -> None:
@@ -149,95 +142,93 @@ class Replay:
         """
         for journal in self._open.values():
             journal.sync()
-        self._archive.sync()
+        self._store.sync()
 
     def close(self) -> None:
         """Stop the datasets' threads, store unfinished episodes, close all files."""
         for dataset in self._datasets:
             dataset.close()
         self.end_episodes()
-        self.files.close()
+        self._store.files.close()
 
     @property
     def ready(self) -> bool:
         """Whether there is a stored episode to sample from."""
-        return any(isinstance(episode, StoredEpisode) for episode in self._candidates)
+        return any(isinstance(episode, StoredEpisode) for episode in self._sampler.episodes)
 
-    def check_hope(self) -> None:
-        """Tell whoever waits for an episode to learn from why there is none.
-
-        Says once that none has ended. Raises UserError when so many were too short, or the first
-        one goes on for so long, that waiting is in vain.
-        """
+    def check_prefill_progress(self) -> None:
+        """Warn once, then raise UserError, if no usable episode has been collected."""
         if self.ready:
             return
-        if self._short >= HOPELESS:
-            raise self._nothing_to_sample()
-        going = max((journal.steps for journal in self._open.values()), default=0)
-        if self._short or self._archive.episodes:
+        if self._sampler.short >= MAX_SHORT_EPISODES:
+            raise self._sampler.nothing_to_sample()
+        steps = max((journal.steps for journal in self._open.values()), default=0)
+        if self._sampler.short or self._store.episodes:
             return
-        if not self._waiting:
-            self._waiting = max(ENDLESS, 10 * going)
+        if not self._step_limit:
+            self._step_limit = max(MAX_STEPS_WITHOUT_EPISODE, 10 * steps)
             print(
-                f"No episode has ended in {going:,} steps; learning begins after the first. "
+                f"No episode has ended in {steps:,} steps; learning begins after the first. "
                 "Episodes that never end need --time_limit.",
                 flush=True,
             )
-        elif going > self._waiting:
+        elif steps > self._step_limit:
             raise UserError(
-                f"No episode has ended in {going:,} steps, so there is nothing to learn from: give "
+                f"No episode has ended in {steps:,} steps, so there is nothing to learn from: give "
                 "--time_limit, the agent steps after which an episode is cut."
             )
 
     @property
     def stats(self) -> dict[str, int]:
-        """Counts in steps and episodes; total counts what was pruned as well, for all time."""
+        """Counts in steps and episodes; the totals include pruned episodes, for all time."""
         return {
-            "total_steps": self._archive.total_steps,
-            "total_episodes": self._archive.total_episodes,
-            "loaded_steps": self._archive.loaded_steps,
-            "loaded_episodes": len(self._archive.episodes),
+            "total_steps": self._store.total_steps,
+            "total_episodes": self._store.total_episodes,
+            "loaded_steps": self._store.loaded_steps,
+            "loaded_episodes": len(self._store.episodes),
             "ongoing_steps": sum(journal.steps for journal in self._open.values()),
-            "short_episodes": self._short,
-            "damaged_episodes": self._archive.damaged,
+            "short_episodes": self._sampler.short,
+            "damaged_episodes": self._store.damaged,
         }
 
     @property
     def steps_taken(self) -> int:
-        """Steps for all time: stored, pruned, unfinished and, as far as `account` knows, lost."""
+        """Steps for all time: stored, pruned, unfinished and recorded as missing."""
         stats = self.stats
-        return stats["total_steps"] + stats["ongoing_steps"] + self._archive.lost_steps
+        return stats["total_steps"] + stats["ongoing_steps"] + self._store.lost_steps
 
-    def account(self, taken: int) -> None:
-        """Count as lost what `steps_taken` lacks: of damaged episodes, or removed by the user.
+    def record_missing_steps(self, steps_taken: int) -> None:
+        """Add steps whose episodes were damaged or deleted, so that the total never decreases.
 
         Kept across restarts: after a kill the replay knows best how far the run has come.
         """
-        if taken > self.steps_taken:
-            names = [self._archive.new_name(), *(journal.id for journal in self._open.values())]
-            self._archive.lose(taken - self.steps_taken, min(names))
+        missing = steps_taken - self.steps_taken
+        if missing > 0:
+            names = [self._store.new_name(), *(journal.id for journal in self._open.values())]
+            self._store.add_missing_steps(missing, before=min(names))
 
     def _report_short(self, count: int) -> None:
-        """Count episodes too short to sample; say so at the 1st, 10th, 100th, ..."""
-        before, self._short = self._short, self._short + count
-        if len(str(self._short)) > len(str(before)) or (self._short and not before):
+        """Count episodes too short to sample, with a message at the 1st, 10th, 100th, ..."""
+        before, short = self._sampler.short, self._sampler.short + count
+        self._sampler.short = short
+        if short and (not before or len(str(short)) > len(str(before))):
             print(
-                f"{self._short} episode(s) so far are shorter than minlen={self._minlen} rows and "
-                "are not used.",
+                f"{short} episode(s) so far are shorter than minlen={self._minlen} rows and are "
+                "not used.",
                 flush=True,
             )
 
     def prune(self) -> None:
         """Delete the oldest episodes beyond the capacity, but never the newest one that is sampled.
 
-        Those after it were cut: the last to be sampled must not make room for them.
+        The episodes after the newest sampled one are short, and must not take its place.
         """
-        excess = self._archive.loaded_steps - self._capacity
+        excess = self._store.loaded_steps - self._capacity
         if not self._capacity or excess <= 0:
             return
-        sampled = (e for e in reversed(self._candidates) if isinstance(e, StoredEpisode))
-        spared, oldest = next(sampled, self._archive.episodes[-1]), []
-        for episode in self._archive.episodes:
+        sampled = (e for e in reversed(self._sampler.episodes) if isinstance(e, StoredEpisode))
+        spared, oldest = next(sampled, self._store.episodes[-1]), []
+        for episode in self._store.episodes:
             if excess <= 0:
                 break
             if episode is not spared:
@@ -246,85 +237,22 @@ class Replay:
         if oldest:
             self._settle()
             for episode in oldest:
-                self._withdraw(episode)
-            self._archive.prune(oldest)
+                self._sampler.remove(episode)
+            self._store.prune(oldest)
 
     # Sampling.
 
     def dataset(self, batch: int, length: int, **options) -> Dataset:
         """Return an endless iterator over batches, key -> [batch, length, ...]; see Dataset."""
-        dataset = Dataset(self, batch, length, **options)
+        dataset = Dataset(self._sampler, batch, length, **options)
         self._datasets.add(dataset)
         return dataset
 
     @property
-    def schema(self) -> Schema | None:
-        """Key -> dtype and shape of one row, as in batches; None before the first episode."""
-        if self._archive.schema is None and self._open:
-            dtype = next(iter(self._open.values())).dtype
-            names = [key for key in dtype.names[:-1] if trained_on(key)]
-            return {key: (dtype[key].base, dtype[key].shape) for key in names}
-        return self._archive.schema
-
-    @property
-    def files(self) -> FileCache:
-        """The open files that reads go through."""
-        return self._archive.files
-
-    def generator(self, row: int, draw: int) -> np.random.Generator:
-        """Return the random numbers of one draw of one batch row."""
-        key = (*self._seed.spawn_key, row, draw)
-        return np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence(self._seed.entropy, spawn_key=key))
-        )
-
-    def draw(self, generator: np.random.Generator) -> tuple[str, int, int]:
-        """Choose an episode uniformly, then a sequence of it: its id, start and stop."""
-        if not self._candidates:
-            raise self._nothing_to_sample()
-        episode = self._candidates[generator.integers(len(self._candidates))]
-        longest = min(episode.rows, self._maxlen or episode.rows)
-        length = max(self._minlen, longest - int(generator.integers(self._minlen)))
-        last = episode.rows - length
-        starts = last + 1 + (self._minlen if self._prioritize_ends else 0)
-        start = min(int(generator.integers(starts)), last)
-        return episode.id, start, start + length
-
-    def find(self, identity: str | None) -> StoredEpisode | Journal | None:
-        """Return the episode of that id while it can be sampled."""
-        return self._by_id.get(identity)
-
-    def set_aside(self, identity: str, reason: str) -> None:
-        """Stop using an episode whose file is damaged; its steps leave the totals."""
-        episode = self._by_id.get(identity)
-        if episode is not None:  # It may have been pruned meanwhile.
-            self._withdraw(episode)
-            self._archive.set_aside(episode, reason)
-
-    def _offer(self, episode: StoredEpisode | Journal) -> None:
-        # By name, not by time of storing: a restarted run lists them in the same order.
-        bisect.insort(self._candidates, episode, key=lambda e: e.id)
-        self._by_id[episode.id] = episode
-
-    def _withdraw(self, episode: StoredEpisode | Journal) -> None:
-        if self._by_id.pop(episode.id, None):
-            self._candidates.remove(episode)
+    def longest(self) -> int:
+        """Rows of the longest stored episode, 0 without any."""
+        return max((episode.rows for episode in self._store.episodes), default=0)
 
     def _settle(self) -> None:
         for dataset in self._datasets:
             dataset.settle()
-
-    def _nothing_to_sample(self) -> NothingToSample:
-        lengths = [e.rows for e in [*self._archive.episodes, *self._open.values()]]
-        held = f"{len(lengths)} episodes of at most {max(lengths)} rows" if lengths else "none yet"
-        return NothingToSample(
-            f"No episode in {self._archive.directory} has at least minlen={self._minlen} rows: "
-            f"{held}, unfinished ones included, and {self._short} too short. Lower "
-            "--replay.minlen, or collect longer episodes."
-        )
-
-
-def _seeds(seed: int) -> np.random.SeedSequence:
-    if seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {seed}.")
-    return np.random.SeedSequence(seed)

@@ -1,16 +1,15 @@
-"""The directory of stored episodes: opened, recovered, extended, pruned, damage set aside."""
+"""The directory of stored episodes: open, recover, add, prune, set damaged files aside."""
 
 import bisect
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dreamerv2.common.errors import cannot_write
+from dreamerv2.common.errors import DamagedFile, cannot_write
 from dreamerv2.common.files import replacing, sync
-from dreamerv2.common.npzlayout import Damaged
 from dreamerv2.common.replay.episode import (
     FILE_NAME,
     TEMPORARY,
@@ -24,27 +23,27 @@ from dreamerv2.common.replay.journal import JOURNAL_NAME, Journal
 
 Schema = dict[str, tuple[np.dtype, tuple[int, ...]]]
 _LEDGER = "pruned.json"
-# Steps lost, see Archive.lose, and how many were stored then under names smaller than `before`.
+# Missing steps (see add_missing_steps), and the steps stored then under names before `before`.
 NOTHING_LOST = {"lost": 0, "before": "", "held": 0}
 
 
-class Archive:
+class Store:
     """All stored episodes of one directory, in the order of their names.
 
     Attributes: `directory`; `episodes` (sorted); `schema` (key -> dtype and shape of one row, of
-    what is trained on; None while unknown); `files` (the cache that reads go through);
-    `total_steps`, `total_episodes` (stored here ever, kept across pruning and restarts);
-    `lost_steps` (see `lose`); `damaged` (files set aside by this process); `short` (journals too
-    short to be stored).
+    the keys in batches; None while unknown); `files` (the cache that reads go through);
+    `loaded_steps` (of `episodes`); `damaged` (files set aside by this process); `short` (journals
+    too short to be stored).
     """
 
-    def __init__(self, directory: Path, minlen: int = 1):
+    def __init__(self, directory: Path, minlen: int = 1, readonly: bool = False):
         """Open a directory, creating it where needed. Raises UserError when it is not writable.
 
         minlen: rows below which a recovered episode that had ended is not worth storing.
+        readonly: nothing is created, recovered, renamed or deleted.
         """
         self.directory = directory
-        self._minlen = minlen
+        self._minlen, self._readonly = minlen, readonly
         self.episodes: list[StoredEpisode] = []
         self.schema: Schema | None = None
         self.files = FileCache()
@@ -52,19 +51,19 @@ class Archive:
         self.loaded_steps = 0
         self._ledger = {"steps": 0, "episodes": 0, "deleting": []} | NOTHING_LOST
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._load()
+            bad = {} if readonly else self._recover()
+            self._load(bad)
         except OSError as error:
             raise cannot_write(directory, error) from error
 
     @property
     def total_steps(self) -> int:
-        """Steps ever taken: pruned ones and those of short episodes too, damaged ones not."""
+        """Steps of all episodes, pruned and short ones included, damaged ones not."""
         return self._ledger["steps"] + self.loaded_steps
 
     @property
     def lost_steps(self) -> int:
-        """Steps that `lose` was told of, for all time, but for those that were put back since."""
+        """Missing steps recorded for all time, less those whose episodes were put back."""
         return self._ledger["lost"]
 
     @property
@@ -76,11 +75,10 @@ class Archive:
         """Return a name that sorts after all present and all given so far."""
         return self._names.new()
 
-    def add(self, name: str, arrays: Mapping[str, np.ndarray]) -> StoredEpisode:
+    def add(self, journal: Journal) -> StoredEpisode:
         """Store an episode. Raises UserError (disk full); then nothing has changed."""
-        episode = StoredEpisode(write_episode(self.directory, name, arrays))
+        episode = StoredEpisode(write_episode(self.directory, journal.id, journal.arrays()))
         self._insert(episode)
-        self.schema = self.schema or schema_of(episode)
         return episode
 
     def _insert(self, episode: StoredEpisode) -> None:
@@ -95,8 +93,8 @@ class Archive:
     def prune(self, episodes: list[StoredEpisode]) -> None:
         """Delete episodes for good, while the totals keep counting them.
 
-        The ledger is written first and names what is being deleted, so that a kill at any moment
-        neither counts an episode twice nor forgets it.
+        The ledger is written first and names the files to delete, so that after a kill at any
+        moment every episode is counted once.
         """
         self._write_ledger(
             [episode.path.name for episode in episodes],
@@ -114,11 +112,11 @@ class Archive:
         self._write_ledger([journal.path.name], steps=self._ledger["steps"] + journal.steps)
         journal.close()
 
-    def lose(self, steps: int, before: str) -> None:
-        """Remember steps that were taken, but whose episodes are damaged or were removed.
+    def add_missing_steps(self, steps: int, before: str) -> None:
+        """Record steps that were taken, but whose episodes are damaged or deleted.
 
-        before: a name such that all episodes of smaller ones have been stored, if they ever are;
-            what appears among these later was put back, and counts as lost no more.
+        before: no episode of a smaller name will be collected, so that a file that appears there
+            later was put back, and its steps are missing no more.
         """
         held = self._held(self.episodes, before)
         self._write_ledger(lost=self.lost_steps + steps, before=before, held=held)
@@ -127,7 +125,7 @@ class Archive:
     def _held(episodes: Iterable[StoredEpisode], before: str) -> int:
         return sum(episode.steps for episode in episodes if episode.id < before)
 
-    def _find_lost(self) -> None:
+    def _find_returned(self) -> None:
         held = self._held(self.episodes, self._ledger["before"])
         if held > self._ledger["held"]:
             lost = max(0, self.lost_steps - (held - self._ledger["held"]))
@@ -141,25 +139,34 @@ class Archive:
         self._ledger = ledger
 
     def set_aside(self, episode: StoredEpisode, reason: str) -> None:
-        """Rename a damaged file, say so, and leave its steps out of the totals."""
+        """Rename a damaged file, with a message, and leave its steps out of the totals."""
         self._remove(episode)
         self._rename(episode.path)
-        print(f"Set aside damaged episode {episode.path.name}.damaged: {reason}.", flush=True)
+        suffix = "" if self._readonly else ".damaged"
+        print(f"Set aside damaged episode {episode.path.name}{suffix}: {reason}.", flush=True)
 
     def _rename(self, path: Path) -> None:
         self.damaged += 1
+        if self._readonly:
+            return
         try:
             path.rename(path.with_name(path.name + ".damaged"))
         except OSError as error:
-            # Deleted by somebody, or not ours to rename: not used either way.
+            # The file is deleted, or belongs to another user; it is not used either way.
             print(f"Could not rename {path.name}: {error.strerror}.", flush=True)
 
-    def _load(self) -> None:
+    def _recover(self) -> dict[Path, str]:
+        """Finish the work of a process that was killed; return damaged journals with reasons."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._read_ledger()
         names = sorted(path.name for path in self.directory.iterdir())
         for name in filter(TEMPORARY.fullmatch, names):
             (self.directory / name).unlink()
-        bad = self._recover_journals(names)
+        ours = filter(lambda name: FILE_NAME.fullmatch(name) or JOURNAL_NAME.fullmatch(name), names)
+        self._names = Names(max(ours, default=""))
+        return self._recover_journals(names)
+
+    def _load(self, bad: dict[Path, str]) -> None:
         episodes = self._open_all(bad)
         self.schema = common_schema(episodes)
         for episode in episodes:
@@ -168,13 +175,11 @@ class Archive:
                 bad[episode.path] = difference
             else:
                 self._insert(episode)
-        self._find_lost()
-        self._report(bad)
-        ours = filter(lambda name: FILE_NAME.fullmatch(name) or JOURNAL_NAME.fullmatch(name), names)
-        self._names = Names(max(ours, default=""))
+        self._find_returned()
+        self._set_aside_all(bad)
 
     def _read_ledger(self) -> None:
-        """Read the totals of pruned and lost episodes and finish an interrupted deletion."""
+        """Read the totals of pruned and missing episodes and finish an interrupted deletion."""
         path = self.directory / _LEDGER
         if not path.exists():
             return
@@ -195,18 +200,17 @@ class Archive:
             (self.directory / name).unlink(missing_ok=True)
 
     def _recover_journals(self, names: list[str]) -> dict[Path, str]:
-        """Store what a killed process was collecting, closed as truncated."""
+        """Store the unfinished episodes of a process that was killed, closed as truncated."""
         bad: dict[Path, str] = {}
         stored = {name.rpartition("-")[0] for name in names if name.endswith(".npz")}
-        for name in filter(JOURNAL_NAME.fullmatch, names):
-            path = self.directory / name
+        for path in (self.directory / name for name in filter(JOURNAL_NAME.fullmatch, names)):
             try:
                 # Killed after storing the episode, or before the journal's first byte.
                 if path.stem in stored or not path.stat().st_size:
                     path.unlink()
                 else:
                     self._store_journal(Journal.recover(path))
-            except Damaged as error:
+            except DamagedFile as error:
                 bad[path] = str(error)
         return bad
 
@@ -220,26 +224,31 @@ class Archive:
         journal.close()
 
     def _open_all(self, bad: dict[Path, str]) -> list[StoredEpisode]:
+        """Return the episodes in the order of their names; add damaged files to `bad`."""
         episodes: dict[str, StoredEpisode] = {}
         for path in sorted(self.directory.glob("*.npz")):
             try:
                 episode = StoredEpisode(path)
                 if episode.id in episodes:
-                    raise Damaged(f"it repeats {episodes[episode.id].path.name}")
+                    raise DamagedFile(f"it repeats {episodes[episode.id].path.name}")
                 episodes[episode.id] = episode
-            except Damaged as error:
+            except DamagedFile as error:
                 bad[path] = str(error)
+            except FileNotFoundError:  # pruned by the process that writes
+                continue
         return sorted(episodes.values(), key=lambda e: e.id)
 
-    def _report(self, bad: dict[Path, str]) -> None:
+    def _set_aside_all(self, bad: dict[Path, str]) -> None:
+        """Rename damaged files, with one message for all."""
         if not bad:
             return
         for path in bad:
             self._rename(path)
         reasons = [f"{path.name} ({reason})" for path, reason in bad.items()]
         more = f" and {len(reasons) - 10} more" if len(reasons) > 10 else ""
+        names = "" if self._readonly else " as *.damaged"
         print(
-            f"Set aside {len(bad)} damaged episode files in {self.directory} as *.damaged: "
+            f"Set aside {len(bad)} damaged episode files in {self.directory}{names}: "
             f"{'; '.join(reasons[:10])}{more}.",
             flush=True,
         )
@@ -250,16 +259,16 @@ class Archive:
 
 
 def worth_storing(journal: Journal, minlen: int) -> bool:
-    """Tell whether an episode is kept: not if it came to its end in less than `minlen` rows.
+    """Return whether an episode is kept: not if it has ended in fewer than `minlen` rows.
 
-    One that was cut, by the end of the process, is kept however short. It cannot be sampled, but
-    its steps were taken and counted.
+    An episode that the end of the process interrupted is kept however short: it cannot be
+    sampled, but its steps were taken and counted.
     """
     return journal.steps > 0 and (journal.rows >= minlen or not journal.finished)
 
 
 def schema_of(episode: StoredEpisode) -> Schema:
-    """Return key -> dtype and row shape, of what is trained on."""
+    """Return key -> dtype and row shape, of the keys in batches."""
     return {k: (m.dtype, m.shape) for k, m in episode.layout.items() if trained_on(k)}
 
 
@@ -274,7 +283,7 @@ def common_schema(episodes: list[StoredEpisode]) -> Schema | None:
 
 
 def differs(schema: Schema, reference: Schema) -> str:
-    """Return how a schema fails to serve as the reference, or ""; additional keys are fine."""
+    """Return the first difference of a schema from the reference, or ""; more keys are fine."""
     missing = [key for key in reference if key not in schema]
     if missing:
         return f"it has no {', '.join(missing)}"

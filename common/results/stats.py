@@ -156,3 +156,13 @@ def improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     gap = ours[..., :, None] - theirs[..., None, :]
     wins = np.where(np.isnan(gap), np.nan, (np.sign(gap) + 1.0) / 2.0)
     return center(_game_mean(_pooled(wins)), "mean")  # [..., G, S, Z] -> [..., G, S*Z] -> [...]
+
+
+def crafter_score(success_rates: Sequence[float]) -> float:
+    """Return Crafter's score, exp(mean(ln(1 + s))) - 1, in percent (arXiv 2109.06780, section 3).
+
+    Args:
+      success_rates: share of the episodes that unlock an achievement, in percent, for each of the
+        22 achievements.
+    """
+    return float(np.expm1(np.mean(np.log1p(success_rates))))

@@ -1,34 +1,30 @@
-"""Checkpoints: whole or not at all, and safe to load from strangers.
+"""Checkpoints: whole or not at all, and without pickle.
 
 Layout: ``DIRECTORY/{step:012d}/`` (``{step:012d}-{n}`` where a step was saved again) holds
-``variables.npz`` (every array as it is: no pickle, nothing to unpack), ``state.json`` and, written
-last, ``complete.json`` with the format version, the step, and the size and SHA-256 of the other
-two. The folder has a temporary name until all of it is on the disk.
+``variables.npz`` (stored, not compressed), ``state.json`` and, written last, ``complete.json`` with
+the format version, the step, and the size and SHA-256 of the other two files. The folder has a
+temporary name until all of it is on the disk.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from dreamerv2.common.arrayfile import Malformed, read_arrays, write_arrays
-from dreamerv2.common.errors import UserError
+from dreamerv2.common.errors import DamagedFile, UserError, cannot_write
 from dreamerv2.common.files import flush, sync
+from dreamerv2.common.npz import damage_reported, read_arrays, write_arrays
 
 FORMAT = 1
 VARIABLES, STATE, MARKER = "variables.npz", "state.json", "complete.json"
-MAX_MARKER = 1 << 16  # Bytes; read before anything about the folder is known to be true.
 TEMPORARY = ".saving-"
-
-
-class Damaged(Exception):
-    """A checkpoint that is not what was saved; the message says in what way."""
 
 
 class Version(NamedTuple):
@@ -45,12 +41,11 @@ class Checkpoint:
     Args:
         directory: folder of the versions; created by the first save.
         keep: complete versions that remain after a save, at least 1.
-        readonly: for readers of a run that another process may be writing. Nothing is removed.
+        readonly: load only; another process may save. Nothing is removed.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2, readonly: bool = False):
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}.")
+        assert keep >= 1, keep
         self._directory = Path(directory)
         self._keep = keep
         self._readonly = readonly
@@ -59,10 +54,10 @@ class Checkpoint:
             self._remove_leftovers()
 
     def save(self, step: int, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
-        """Write a version, then remove those it makes superfluous; return its folder.
+        """Write a version, remove the superfluous ones, and return the folder of the new one.
 
-        The same step may be saved again and replaces its former version. Whatever goes wrong,
-        no half-written folder stays behind and the versions before remain.
+        The same step may be saved again and replaces its former version. After a failure no
+        half-written folder stays behind and the former versions remain.
 
         Args:
             step: agent steps. Not below the newest version's, which would be loaded instead.
@@ -86,10 +81,7 @@ class Checkpoint:
             os.rename(temporary, target)
             sync(self._directory)
         except OSError as error:
-            raise UserError(
-                f"Could not save a checkpoint in {self._directory} ({error.strerror or error}); "
-                f"{self._what_is_left()}"
-            ) from error
+            raise cannot_write(target, error, self._recovery_hint()) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._prune()
@@ -98,7 +90,7 @@ class Checkpoint:
     def load(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
         """Return (step, arrays, state) of the newest version, or None if nothing was saved.
 
-        A damaged version is passed over with a warning, for the one before it.
+        A damaged version is skipped with a warning, and the version before it is loaded.
 
         Raises:
             UserError: all versions are damaged, or the newest is of a later format.
@@ -108,7 +100,7 @@ class Checkpoint:
         for version in reversed(versions):
             try:
                 loaded = _read(version)
-            except Damaged as damage:
+            except DamagedFile as damage:
                 if not version.path.exists():  # Pruned by the running process: look again.
                     return self.load()
                 self._damaged.append(version)
@@ -129,8 +121,11 @@ class Checkpoint:
             return []
         return sorted(filter(None, map(_version, self._directory.iterdir())))
 
+    def _undamaged(self) -> list[Version]:
+        return [version for version in self._versions() if version not in self._damaged]
+
     def _next_path(self, step: int) -> Path:
-        good = [x for x in self._versions() if x not in self._damaged]
+        good = self._undamaged()
         if good and step < good[-1].step:
             raise ValueError(
                 f"Step {step} is before the newest checkpoint {good[-1].path}; load it first."
@@ -140,11 +135,8 @@ class Checkpoint:
         return self._directory / f"{step:012d}{suffix}"
 
     def _prune(self) -> None:
-        """Keep the newest versions of different steps; damaged ones have done their duty."""
-        newest: dict[int, Version] = {}
-        for version in self._versions():
-            if version not in self._damaged:
-                newest[version.step] = version
+        """Keep the newest versions of different steps. Damaged versions are removed as well."""
+        newest = {version.step: version for version in self._undamaged()}
         kept = list(newest.values())[-self._keep :]
         for version in self._versions():
             if version not in kept:
@@ -157,9 +149,9 @@ class Checkpoint:
                 self._remove(path)
 
     def _remove(self, path: Path) -> None:
-        """Remove a folder under a name that nobody takes for a version, were it interrupted.
+        """Rename a folder, then remove it, so that a kill leaves no incomplete version.
 
-        A network disk may refuse while somebody reads; that is worth a line, not the run.
+        A network disk may refuse while another process reads: a warning, and the run goes on.
         """
         try:
             if not path.name.startswith(TEMPORARY):
@@ -168,10 +160,10 @@ class Checkpoint:
         except OSError as error:
             print(f"Warning: cannot remove {path} ({error.strerror}).", flush=True)
 
-    def _what_is_left(self) -> str:
-        good = [x for x in self._versions() if x not in self._damaged]
-        last = f"that of step {good[-1].step} is intact; " if good else ""
-        return f"{last}make room or make it writable, then run the same command again."
+    def _recovery_hint(self) -> str:
+        good = self._undamaged()
+        last = f"The checkpoint of step {good[-1].step} is intact. " if good else ""
+        return f"{last}Make room or permit writing there, then run the same command again."
 
 
 def load_version(
@@ -190,19 +182,19 @@ def load_version(
         return None
     try:
         return _read(version)
-    except Damaged as damage:
+    except DamagedFile as damage:
         raise UserError(f"Checkpoint {path} is damaged ({damage}); choose another one.") from None
 
 
 def compare(
     expected: Mapping[str, tuple[tuple[int, ...], Any]], arrays: Mapping[str, Any], limit: int = 5
 ) -> list[str]:
-    """Return how ``arrays`` differ from what a model needs, one phrase per entry.
+    """Return the differences of ``arrays`` from the variables of a model, one phrase per entry.
 
     Args:
         expected: name -> (shape, dtype) of the model.
         arrays: name -> array of a checkpoint.
-        limit: after so many phrases the rest is counted.
+        limit: phrases before the rest is only counted.
     """
     phrases = []
     for name in sorted(expected.keys() | arrays.keys()):
@@ -230,52 +222,45 @@ def _differences(name: str, shape: tuple[int, ...], dtype: Any, array: np.ndarra
 
 
 def _write(folder: Path, step: int, arrays: Mapping[str, Any], state: bytes) -> None:
-    """Fill a new folder and have it on the disk, the marker last."""
-    with (folder / VARIABLES).open("wb") as file:
+    """Write the files of a version to the disk, the marker last."""
+    with _new_file(folder / VARIABLES) as file:
         write_arrays(file, arrays)
-        flush(file)
-    _write_bytes(folder / STATE, state)
+    with _new_file(folder / STATE) as file:
+        file.write(state)
     files = {name: _fingerprint(folder / name) for name in (VARIABLES, STATE)}
     marker = {"format": FORMAT, "step": step, "files": files}
-    _write_bytes(folder / MARKER, json.dumps(marker, indent=1).encode())
+    with _new_file(folder / MARKER) as file:
+        file.write(json.dumps(marker, indent=1).encode())
     sync(folder)
 
 
 def _read(version: Version) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
     try:
-        _check_marker(version)
-        state = json.loads((version.path / STATE).read_bytes())
-        arrays = read_arrays(version.path / VARIABLES)
-    except Malformed as error:
-        raise Damaged(f"{VARIABLES}: {error}") from error
+        with damage_reported():
+            _check_marker(version)
+            state = json.loads((version.path / STATE).read_bytes())
+            arrays = read_arrays(version.path / VARIABLES)
     except OSError as error:
-        raise Damaged(f"{Path(error.filename or version.path).name}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"no JSON: {error}") from error
+        name = Path(error.filename or version.path).name
+        raise DamagedFile(f"{name}: {error.strerror}") from error
     if not isinstance(state, dict):
-        raise Damaged(f"{STATE} holds no object")
+        raise DamagedFile(f"{STATE} holds no object")
     return version.step, arrays, state
 
 
 def _check_marker(version: Version) -> None:
-    """Compare the folder with its marker before anything else in it is looked at."""
-    with (version.path / MARKER).open("rb") as file:
-        marker = json.loads(file.read(MAX_MARKER))
-    if not isinstance(marker, dict) or not isinstance(marker.get("format"), int):
-        raise Damaged(f"{MARKER} is no marker")
+    """Compare the files of a version with its marker, before anything else reads them."""
+    marker = json.loads((version.path / MARKER).read_bytes())
     if marker["format"] > FORMAT:
         raise UserError(
             f"Checkpoint {version.path} has format {marker['format']}, but this program knows "
             f"formats up to {FORMAT}; use the newer program that wrote it."
         )
     if marker.get("step") != version.step:
-        raise Damaged("its step is not that of the folder")
-    files = marker.get("files")
-    if not isinstance(files, dict):
-        raise Damaged(f"{MARKER} names no files")
+        raise DamagedFile("its step is not that of the folder")
     for name in (VARIABLES, STATE):
-        if _fingerprint(version.path / name) != files.get(name):
-            raise Damaged(f"{name} is not what was saved")
+        if _fingerprint(version.path / name) != marker["files"].get(name):
+            raise DamagedFile(f"{name} has changed since it was saved")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -286,7 +271,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"bytes": file.tell(), "sha256": digest.hexdigest()}
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
     with path.open("wb") as file:
-        file.write(content)
+        yield file
         flush(file)

@@ -7,6 +7,8 @@ from numpy_behavior import behave
 from small_models import (
     GAUSSIAN,
     assert_close,
+    flat,
+    in_types,
     make_behavior,
     make_model,
     numpy_of,
@@ -29,7 +31,7 @@ VARIANTS = {
     "fast baseline": ({"slow_baseline": False}, True),
     "no slow critic": ({"slow_target": False}, True),
     "no discount head": ({"pred_discount": False, "grad_heads": ["decoder", "reward"]}, True),
-    "other knobs": ({"discount": 0.8, "discount_lambda": 0.3, "actor_ent": 0.5}, False),
+    "other options": ({"discount": 0.8, "discount_lambda": 0.3, "actor_ent": 0.5}, False),
     "reward norm": ({"reward_norm": {"momentum": 0.7, "scale": 2.0, "eps": 0.01}}, True),
 }
 
@@ -50,22 +52,20 @@ def start_states(model, batch=2, length=3, seed=3):
 
 @functools.cache
 def case(variant, dtype="float64"):
-    """Metrics of one update, what they should be, and the behavior."""
+    """Metrics of one update, the expected ones, and the behavior."""
     change, discrete = VARIANTS[variant]
     config = small_config(change)
     model = make_model(config, dtype, {"position": (3,)}, actions=3)
     behavior = make_behavior(config, model, discrete)
     start, terminal = start_states(model)
-    flat = lambda x: tf.reshape(x, (-1, *x.shape[2:]))  # noqa: E731
     noise = model.imagination_noise(6, behavior.noise_shape, SEED)
-    args = numpy_of(tf.nest.map_structure(flat, start)), flat(terminal).numpy(), numpy_of(noise)
+    args = numpy_of((*flat((start, terminal)), noise))
     expected = behave(weights_of(model, behavior), config, discrete, *args)
     metrics = behavior.update(start, terminal, model.imagined_reward, SEED, STEP)
     return metrics, expected, behavior
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@in_types(VARIANTS, "reinforce", "dynamics", "Gaussian latents", "reward norm")
 def test_one_update_of_actor_and_critic(variant, dtype):
     metrics, expected, behavior = case(variant, dtype)
     for key in ("actor_loss", "critic_loss"):
@@ -83,15 +83,13 @@ def test_one_update_of_actor_and_critic(variant, dtype):
     assert_close(behavior.reward_norm.mag, expected["mag"], "running magnitude of rewards")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("variant", ["reinforce", "dynamics", "no discount head", "ensemble"])
+@in_types(["reinforce", "dynamics", "no discount head", "ensemble"], "reinforce", "dynamics")
 def test_imagined_sequences(variant, dtype):
     change, discrete = VARIANTS[variant]
     config = small_config(change)
     model = make_model(config, dtype, {"position": (3,)}, actions=3)
     behavior = make_behavior(config, model, discrete)
-    flat = lambda x: tf.reshape(x, (-1, *x.shape[2:]))  # noqa: E731
-    start, terminal = tf.nest.map_structure(flat, start_states(model))
+    start, terminal = flat(start_states(model))
     noise = model.imagination_noise(6, behavior.noise_shape, SEED)
     expected = behave(
         weights_of(model, behavior), config, discrete, *numpy_of((start, terminal, noise))
@@ -121,9 +119,8 @@ def test_terminal_start_states_weigh_nothing_later():
     start, _ = start_states(model)
     terminal = tf.ones((2, 3), bool)
     metrics = behavior.update(start, terminal, model.imagined_reward, SEED, STEP)
-    flat = {key: tf.reshape(value, (-1, *value.shape[2:])) for key, value in start.items()}
     noise = model.imagination_noise(6, (), SEED)
-    seq = model.imagine(behavior.policy, flat, tf.reshape(terminal, (-1,)), noise)
+    seq = model.imagine(behavior.policy, *flat((start, terminal)), noise)
     assert not np.any(seq["discount"][0])
     reward = model.imagined_reward(seq)
     target, _ = behavior.target(seq, reward)
@@ -157,7 +154,7 @@ def test_slow_critic_schedule(every, fraction):
 
 def test_slow_critic_starts_as_a_copy_and_may_be_left_out():
     from dreamerv2.behavior import ActorCritic
-    from dreamerv2.common.nn.tfutils import Init
+    from dreamerv2.common.nn.variables import Init
 
     config = small_config()
     model = make_model(config, shapes={"position": (3,)})
@@ -178,8 +175,8 @@ def test_slow_critic_starts_as_a_copy_and_may_be_left_out():
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("momentum", [1.0, 0.99, 0.5, 0.0])
 def test_reward_normalization(momentum, dtype):
-    knobs = {"momentum": momentum, "scale": 3.0, "eps": 0.1}
-    norm = RewardNorm("x", small_config({"reward_norm": knobs}).reward_norm, tf.as_dtype(dtype))
+    options = {"momentum": momentum, "scale": 3.0, "eps": 0.1}
+    norm = RewardNorm("x", small_config({"reward_norm": options}).reward_norm, tf.as_dtype(dtype))
     rng, mag = np.random.default_rng(0), 1.0
     for _ in range(5):
         reward = rng.normal(size=(4, 6), scale=5)

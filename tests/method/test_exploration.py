@@ -1,5 +1,6 @@
-"""What each knob of exploration changes, with the answers computed another way."""
+"""The effect of each option of exploration, computed another way."""
 
+import functools
 import types
 
 import numpy as np
@@ -21,7 +22,7 @@ from small_models import (
 from dreamerv2 import exploration
 from dreamerv2.agent import Agent
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.nn.tfutils import Init
+from dreamerv2.common.nn.variables import Init
 
 SEED = tf.constant([3, 7], tf.int32)
 STEP = tf.constant(0, tf.int64)
@@ -67,8 +68,8 @@ def log_density(target, guess):
     ],
 )
 def test_ensemble_predicts_the_target_so_many_steps_ahead(target, offset, conditioned):
-    knobs = {"disag_target": target, "disag_offset": offset, "disag_action_cond": conditioned}
-    world = explorer(knobs)
+    options = {"disag_target": target, "disag_offset": offset, "disag_action_cond": conditioned}
+    world = explorer(options)
     feat, action = world.outputs["feat"], world.data["action"]
     first = world.data["is_first"].numpy()
     goal = numpy_of(world.outputs[target]).reshape(3, 5, -1)
@@ -116,8 +117,8 @@ def test_the_action_counts_only_where_the_ensemble_is_conditioned_on_it(conditio
 @pytest.mark.parametrize("kind", ["plan2explore", "model_loss"])
 def test_scales_and_norm_mix_intrinsic_and_task_reward(kind):
     norm = {"momentum": 0.5, "scale": 3.0, "eps": 0.1}
-    knobs = {"expl_intr_scale": 0.7, "expl_extr_scale": 0.2, "expl_reward_norm": norm}
-    world = explorer(knobs, kind=kind)
+    options = {"expl_intr_scale": 0.7, "expl_extr_scale": 0.2, "expl_reward_norm": norm}
+    world = explorer(options, kind=kind)
     seq = imagined(world)
     parts = [world.behavior.intrinsic(seq), world.model.imagined_reward(seq)]
     normed = [
@@ -176,15 +177,20 @@ def test_an_update_trains_exploration_and_nothing_else(kind, discrete):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+@functools.cache
+def trained_heads(*options):
+    """Weights of the predictors after one update."""
+    world = explorer(dict(options))
+    world.behavior.update(world.post, world.outputs, world.data, SEED, STEP)
+    return weights_of(*world.behavior.heads)
+
+
 @pytest.mark.parametrize(
-    ("knob", "value"),
+    ("option", "value"),
     [("expl_opt.lr", 1e-2), ("expl_head.units", 5), ("expl_head.layers", 1), ("disag_models", 4)],
 )
-def test_knobs_of_the_predictors_reach_them(knob, value):
-    plain, changed = explorer(), explorer({knob: value})
-    for world in (plain, changed):
-        world.behavior.update(world.post, world.outputs, world.data, SEED, STEP)
-    one, other = (weights_of(*world.behavior.heads) for world in (plain, changed))
+def test_options_of_the_predictors_reach_them(option, value):
+    one, other = trained_heads(), trained_heads((option, value))
     same = one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
     assert not same
 
@@ -192,9 +198,9 @@ def test_knobs_of_the_predictors_reach_them(knob, value):
 # --- who acts ---
 
 
-def actions_of(knobs, mode="train", step=0, discrete=True):
-    """What an agent does in 200 environments whose actor always wants action 0 (or 0.9)."""
-    agent = Agent(small_config({"jit": False}, knobs), VECTORS, 3, discrete)
+def actions_of(options, mode="train", step=0, discrete=True):
+    """Actions of an agent in 200 environments whose actor always wants action 0 (or 0.9)."""
+    agent = Agent(small_config({"jit": False}, options), VECTORS, 3, discrete)
     wanted = [100.0, 0, 0] if discrete else [np.arctanh(0.9)] * 3
     for actor in {agent.task_behavior.actor, getattr(agent.expl_behavior, "actor", None)} - {None}:
         actor.out.kernel.assign(tf.zeros_like(actor.out.kernel))
@@ -204,8 +210,8 @@ def actions_of(knobs, mode="train", step=0, discrete=True):
     return output["action"]
 
 
-def share_of_first(knobs, **kwargs):
-    return actions_of(knobs, **kwargs)[:, 0].mean()
+def share_of_first(options, **kwargs):
+    return actions_of(options, **kwargs)[:, 0].mean()
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -222,18 +228,18 @@ def test_random_continuous_actions_fill_the_interval():
 
 
 def test_exploration_ends_after_so_many_frames():
-    knobs = {"expl_behavior": "random", "expl_until": 40, "action_repeat": 2}
-    assert share_of_first(knobs, step=19) < 0.5, "frame 38 is before expl_until"
-    assert share_of_first(knobs, step=20) == 1, "from frame 40 on the actor acts"
-    assert share_of_first({**knobs, "expl_until": 0}, step=10**9) < 0.5, "0 means always"
+    options = {"expl_behavior": "random", "expl_until": 40, "action_repeat": 2}
+    assert share_of_first(options, step=19) < 0.5, "frame 38 is before expl_until"
+    assert share_of_first(options, step=20) == 1, "from frame 40 on the actor acts"
+    assert share_of_first({**options, "expl_until": 0}, step=10**9) < 0.5, "0 means always"
 
 
 @pytest.mark.parametrize(
-    ("knob", "noisy", "calm"), [("expl_noise", "train", "eval"), ("eval_noise", "eval", "train")]
+    ("option", "noisy", "calm"), [("expl_noise", "train", "eval"), ("eval_noise", "eval", "train")]
 )
-def test_noise_blurs_the_actions_of_its_own_mode_alone(knob, noisy, calm):
-    assert share_of_first({knob: 0.6}, mode=noisy) == pytest.approx(0.6, abs=0.1)  # 0.4 + 0.6 / 3
-    assert share_of_first({knob: 0.6}, mode=calm) == 1
-    quiet, loud = (actions_of({knob: n}, mode="eval", discrete=False) for n in (0.0, 0.5))
+def test_noise_blurs_the_actions_of_its_own_mode_alone(option, noisy, calm):
+    assert share_of_first({option: 0.6}, mode=noisy) == pytest.approx(0.6, abs=0.1)  # 0.4 + 0.6 / 3
+    assert share_of_first({option: 0.6}, mode=calm) == 1
+    quiet, loud = (actions_of({option: n}, mode="eval", discrete=False) for n in (0.0, 0.5))
     moved = np.abs(loud - quiet).max() > 0.1
     assert moved == (noisy == "eval") and np.abs(loud).max() <= 1

@@ -1,4 +1,4 @@
-"""Plan2explore finds what random actions do not."""
+"""Plan2explore visits states that random actions do not reach."""
 
 import gymnasium
 import numpy as np
@@ -13,7 +13,7 @@ from dreamerv2.common.run.driver import Driver, RandomPolicy
 
 SIZE = 15  # cells in each direction
 STEPS = 1500
-KNOBS = {
+OPTIONS = {
     "precision": "32",
     "expl_behavior": "plan2explore",
     "time_limit": 30,  # a random walk of 30 steps ends about 5 cells from where it began
@@ -71,7 +71,7 @@ class Grid(gymnasium.Env):
 
 @pytest.mark.slow  # most of a minute
 def test_plan2explore_visits_more_states_than_random_actions(tmp_path):
-    config = Config(paths.load_configs()["defaults"]).update({**KNOBS, "logdir": str(tmp_path)})
+    config = Config(paths.load_configs()["defaults"]).update({**OPTIONS, "logdir": str(tmp_path)})
     cells = {"train": set(), "eval": set()}
 
     def make_envs(mode, count, seeds):

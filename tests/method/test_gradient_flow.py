@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from small_models import (
+    flat,
     make_batch,
     make_behavior,
     make_model,
@@ -15,7 +16,7 @@ from small_models import (
 
 from dreamerv2 import losses
 from dreamerv2.common.nn import dists
-from dreamerv2.common.nn.tfutils import recording
+from dreamerv2.common.nn.optim import recording
 
 SEED, STEP = tf.constant([1, 2], tf.int32), tf.constant(0, tf.int64)
 VECTOR = {"position": (3,)}
@@ -59,7 +60,10 @@ def test_the_gradient_of_a_sample_is_that_of_its_probabilities(draw):
 def test_truncated_samples_have_the_gradient_of_the_inverse_cdf_also_at_the_edge(monkeypatch):
     mean, std, eps = 0.9, 0.7, 1e-6
     for u in (0.3, 0.9999999):
-        sample = lambda m, s: dists.TruncNormal(m, s).sample(tf.constant([[u]], tf.float64))  # noqa: B023, E731
+
+        def sample(m, s, u=u):
+            return dists.TruncNormal(m, s).sample(tf.constant([[u]], tf.float64))
+
         m, s = tf.constant([[mean]], tf.float64), tf.constant([[std]], tf.float64)
         with tf.GradientTape() as tape:
             tape.watch((m, s))
@@ -80,7 +84,10 @@ def kl_gradients(balance, forward=False, free=0.0):
     """Norms of the gradient of the KL loss to posterior and prior."""
     rng = np.random.default_rng(0)
     post, prior = ({"logit": tf.constant(rng.normal(size=(2, 3, 4, 5)))} for _ in range(2))
-    dist = lambda state: dists.OneHot(state["logit"], event=1)  # noqa: E731
+
+    def dist(state):
+        return dists.OneHot(state["logit"], event=1)
+
     with tf.GradientTape() as tape:
         tape.watch((post, prior))
         loss, _ = losses.kl_balance(post, prior, dist, balance, free, True, forward)
@@ -169,11 +176,11 @@ def test_updates_touch_only_their_own_variables(still, discrete):
 
 def losses_of(model, behavior, start, watch=()):
     """Tape and losses of one imagined batch, recorded from every variable and `watch`."""
-    flat = {key: tf.reshape(value, (-1, *value.shape[2:])) for key, value in start.items()}
+    start = flat(start)
     noise = model.imagination_noise(6, behavior.noise_shape, SEED)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(watch)
-        seq = model.imagine(behavior.policy, flat, tf.zeros(6, bool), noise)
+        seq = model.imagine(behavior.policy, start, tf.zeros(6, bool), noise)
         target, value = behavior.target(seq, model.imagined_reward(seq))
         actor, _ = behavior.actor_loss(seq, target, value, STEP)
         critic, _ = behavior.critic_loss(seq, target)
@@ -227,13 +234,13 @@ def test_start_states_of_imagination_are_constants():
 def test_a_policy_has_no_gradient_to_the_features_it_reads():
     """pi(a | sg(feat)): the first action must not move the start state through the policy."""
     model, behavior, start = imagined({"actor_grad": "dynamics"}, False)
-    flat = {key: tf.reshape(value, (-1, *value.shape[2:])) for key, value in start.items()}
+    start = flat(start)
     noise = model.imagination_noise(6, behavior.noise_shape, SEED)
     with tf.GradientTape() as tape:
-        tape.watch(flat)
-        seq = model.imagine(behavior.policy, flat, tf.zeros(6, bool), noise)
+        tape.watch(start)
+        seq = model.imagine(behavior.policy, start, tf.zeros(6, bool), noise)
         action = seq["action"][1]
-    assert tape.gradient(action, list(flat.values())) == [None, None]
+    assert tape.gradient(action, list(start.values())) == [None, None]
 
 
 def test_weights_of_the_trajectory_are_constants():

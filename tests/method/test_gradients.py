@@ -1,6 +1,6 @@
 """Gradients of production code against finite differences of the NumPy oracle.
 
-Frozen in numpy_dists makes the oracle hold what stop_gradient holds, so that straight-through
+Frozen in numpy_dists keeps the values under stop_gradient constant, so that straight-through
 samples, KL balancing and detached heads have a difference quotient as well.
 """
 
@@ -24,7 +24,8 @@ from small_models import (
     weights_of,
 )
 
-from dreamerv2.common.nn.tfutils import named_variables, recording
+from dreamerv2.common.nn.optim import recording
+from dreamerv2.common.nn.variables import named_variables
 
 SEED, STEP = tf.constant([1, 2], tf.int32), tf.constant(0, tf.int64)
 NO_IMAGES = {r".*\.cnn_keys": "$^"}

@@ -1,4 +1,4 @@
-"""What happens to one row of a batch is no business of the others."""
+"""The rows of a batch do not depend on each other."""
 
 import numpy as np
 import tensorflow as tf
@@ -92,7 +92,10 @@ def test_the_future_does_not_reach_the_past():
 def test_a_row_alone_is_the_row_in_a_batch():
     model, raw, start, noise = model_case()
     whole = run(model, raw, start, noise)
-    row = lambda x: x[2:3]  # noqa: E731
+
+    def row(x):
+        return x[2:3]
+
     alone = run(
         model,
         {key: row(value) for key, value in raw.items()},

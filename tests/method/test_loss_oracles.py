@@ -20,11 +20,17 @@ def latent_states(dtype, discrete, seed, shape=(3, 4)):
     rng = np.random.default_rng(seed)
     if discrete:
         state = {"logit": rng.normal(size=(*shape, 3, 5))}
-        dist = lambda x: dists.OneHot(x["logit"], event=1)  # noqa: E731
     else:
         mean, std = rng.normal(size=(*shape, 6)), rng.uniform(0.3, 1.5, (*shape, 6))
-        state, dist = {"mean": mean, "std": std}, lambda x: dists.Normal(x["mean"], x["std"], 1)
+        state = {"mean": mean, "std": std}
     return state, {key: tf.constant(value, dtype) for key, value in state.items()}, dist
+
+
+def dist(state):
+    """Distribution of a latent state, one event per state."""
+    if "logit" in state:
+        return dists.OneHot(state["logit"], event=1)
+    return dists.Normal(state["mean"], state["std"], 1)
 
 
 @DTYPES
@@ -41,9 +47,9 @@ def test_kl_balance(balance, forward, free_avg, discrete, dtype):
     plain = (rssm.kl(prior_arrays, arrays) if forward else rssm.kl(arrays, prior_arrays)).ravel()
     # Below every KL, between them (both below and above their mean), above every KL
     for free in (0.0, plain.min(), np.sort(plain)[3], plain.mean() * 1.1, plain.max() + 1):
-        knobs = {"balance": balance, "forward": forward, "free_avg": free_avg, "free": free}
-        loss, value = losses.kl_balance(post, prior, dist, **knobs)
-        change = {f"kl.{key}": knob for key, knob in knobs.items()}
+        options = {"balance": balance, "forward": forward, "free_avg": free_avg, "free": free}
+        loss, value = losses.kl_balance(post, prior, dist, **options)
+        change = {f"kl.{key}": option for key, option in options.items()}
         expected = balanced_kl(rssm, arrays, prior_arrays, config.update(change).kl)
         assert_close(loss, expected[0], f"KL loss with {free} free nats")
         assert_close(value, expected[1], "KL per state")
@@ -53,7 +59,6 @@ def test_free_nats_by_hand():
     """KLs of 0.5 and 4.5 nats, 1 free: the average 2.5 is kept, or averaged from 1 and 4.5."""
     post = {"mean": tf.constant([[[1.0], [3.0]]]), "std": tf.ones((1, 2, 1))}
     prior = {"mean": tf.zeros((1, 2, 1)), "std": tf.ones((1, 2, 1))}
-    dist = lambda x: dists.Normal(x["mean"], x["std"], 1)  # noqa: E731
     expected = {(0.8, True): 2.5, (0.8, False): 2.75, (0.5, True): 2.75, (0.5, False): 2.75}
     for (balance, free_avg), value in expected.items():
         loss, _ = losses.kl_balance(post, prior, dist, balance, 1.0, free_avg, False)
@@ -124,12 +129,11 @@ def test_actor_loss(rho, dtype):
     logp, entropy, target, baseline = rng.normal(size=(4, 6, 5))
     weight, eta = rng.uniform(size=(6, 5)), 0.7
     objective = rho * logp * (target - baseline) + (1 - rho) * target + eta * entropy
-    cast = lambda x: tf.constant(x, dtype)  # noqa: E731
-    args = (entropy, target, baseline, weight)
-    loss = losses.actor_loss(cast(logp), *map(cast, args), rho, eta)
+    args = [tf.constant(x, dtype) for x in (entropy, target, baseline, weight)]
+    loss = losses.actor_loss(tf.constant(logp, dtype), *args, rho, eta)
     assert_close(loss, -(weight * objective).mean(), "actor loss")
     if rho == 0:
-        assert_close(losses.actor_loss(None, *map(cast, args), rho, eta), loss, "no log_prob")
+        assert_close(losses.actor_loss(None, *args, rho, eta), loss, "no log_prob")
 
 
 @DTYPES
@@ -138,6 +142,6 @@ def test_critic_loss(size, dtype):
     rng = np.random.default_rng(0)
     mean, target, weight = rng.normal(size=(3, *size))
     expected = (weight * (0.5 * (mean - target) ** 2 + 0.5 * np.log(2 * np.pi))).mean()
-    cast = lambda x: tf.constant(x, dtype)  # noqa: E731
-    loss = losses.critic_loss(dists.Normal(cast(mean), 1.0, 0), cast(target), cast(weight))
+    mean, target, weight = (tf.constant(x, dtype) for x in (mean, target, weight))
+    loss = losses.critic_loss(dists.Normal(mean, 1.0, 0), target, weight)
     assert_close(loss, expected, "weighted squared error")

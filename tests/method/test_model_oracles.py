@@ -11,6 +11,7 @@ from small_models import (
     SHAPES,
     VECTORS,
     assert_close,
+    in_types,
     make_batch,
     make_model,
     numpy_of,
@@ -22,7 +23,7 @@ from small_models import (
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.nn.tfutils import named_variables
+from dreamerv2.common.nn.variables import named_variables
 from dreamerv2.world_model import WorldModel, is_trained
 
 SEED = tf.constant([1, 2], tf.int32)
@@ -44,7 +45,7 @@ VARIANTS = {
 
 @functools.cache
 def case(variant, dtype="float64", batch=3, length=5):
-    """A model, its batch, what it computes from it and what it should."""
+    """Config, actual and expected results of the loss on one batch."""
     config = small_config(VARIANTS[variant])
     model, raw = make_model(config, dtype, SHAPES), make_batch(SHAPES, batch, length)
     shapes = {key: shape or (1,) for key, shape in SHAPES.items()}
@@ -56,8 +57,7 @@ def case(variant, dtype="float64", batch=3, length=5):
     return config, actual, expected
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@in_types(VARIANTS, "defaults", "Gaussian", "layer norm")
 def test_the_whole_model_loss(variant, dtype):
     config, (total, post, outputs, metrics), expected = case(variant, dtype)
     for key, value in expected["losses"].items():
@@ -164,7 +164,7 @@ def test_preprocess_while_acting_needs_no_reward():
     assert set(model.preprocess(obs)) == {"speed"}
 
 
-def test_what_is_trained_on():
+def test_observations_that_are_trained_on():
     keys = ("image", "action", "reward", "is_first", "is_last", "is_terminal", "log_x", "logs")
     assert [key for key in keys if is_trained(key)] == ["image", "logs"]
     model = make_model(small_config(), shapes={**VECTORS, "log_secret": (2,), "reward": ()})
@@ -191,7 +191,7 @@ def test_without_images_no_layer_is_called_like_it():
 
 
 def test_variables_of_one_name_are_refused_before_anything_is_learned():
-    with pytest.raises(UserError, match="decoder/mlp/dense0/.*rename what"):
+    with pytest.raises(UserError, match="decoder/mlp/dense0/.*rename the observation"):
         Agent(small_config(), {"mlp/dense0": (3,)}, 3, True)
 
 
@@ -202,7 +202,7 @@ def test_variables_of_one_name_are_refused():
         named_variables(module)
 
 
-def test_what_is_not_predicted_is_said(capsys):
+def test_observations_that_are_not_predicted_are_reported(capsys):
     make_model(small_config({"decoder.mlp_keys": "spede", "encoder.cnn_keys": "image"}))
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
@@ -239,9 +239,9 @@ def test_open_loop_video(variant):
     blind = dict(
         data, image=tf.concat([data["image"][:, :context], data["image"][:, context:] * 0], 1)
     )
-    middle = lambda x: np.asarray(x)[:, 12:24]  # noqa: E731
     changed = model.video_pred(blind, "image", noise, context)
-    assert np.array_equal(middle(video), middle(changed)), "the model saw a frame to be predicted"
+    middle, same = (np.asarray(x)[:, 12:24] for x in (video, changed))
+    assert np.array_equal(middle, same), "the model saw a frame to be predicted"
 
 
 def numpy_video(model, config, raw, noise, context):

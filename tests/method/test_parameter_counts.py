@@ -5,7 +5,7 @@ from small_agents import build
 from dreamerv2.behavior import ActorCritic
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.nn.tfutils import Init, named_variables
+from dreamerv2.common.nn.variables import Init, named_variables
 from dreamerv2.world_model import WorldModel
 
 
@@ -31,14 +31,10 @@ def test_parameters_of_the_paper():
     assert not any("world_model" in name for name in named_variables(behavior))
 
 
-EXPLORERS = ["greedy", "random", "plan2explore", "model_loss"]
-
-
-@pytest.mark.parametrize("explorer", EXPLORERS)
-@pytest.mark.parametrize("precision", ["32", "16"])
-def test_every_variable_has_a_name_of_its_own(explorer, precision):
-    """A checkpoint maps names to arrays: two variables of one name would lose one of them."""
-    agent = build({"expl_behavior": explorer, "precision": precision, "jit": False})
+@pytest.mark.parametrize("explorer", ["greedy", "random", "plan2explore", "model_loss"])
+def test_every_variable_has_a_name_of_its_own(explorer):
+    """A checkpoint maps names to arrays. In float16 there are most variables: the loss scales."""
+    agent = build({"expl_behavior": explorer, "precision": "16", "jit": False})
     names = [variable.name for variable in agent.variables]
     assert len(names) == len(set(names)), "two variables share a name"
     assert len(named_variables(agent)) == len(names) == len(agent.expected())

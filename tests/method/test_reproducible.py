@@ -83,16 +83,16 @@ class Batches:
 @pytest.mark.parametrize("precision", ["32", "16", "bfloat16"])
 def test_a_checkpoint_continues_bit_by_bit(precision, tmp_path):
     """After two updates: save, make everything anew, load, two more updates."""
-    knobs = {"precision": precision, "jit": False, "slow_target_update": 2}
-    knobs["reward_norm.momentum"] = 0.9
-    learner = Learner(build(knobs), Batches(), tmp_path)
+    options = {"precision": precision, "jit": False, "slow_target_update": 2}
+    options["reward_norm.momentum"] = 0.9
+    learner = Learner(build(options), Batches(), tmp_path)
     for step in range(2):
         learner.update(step)
     learner.metrics()
     Checkpoint(tmp_path / "checkpoints").save(2, *learner.save())
     expected = next_metrics(learner)
 
-    resumed = Learner(build(knobs), Batches(), tmp_path)
+    resumed = Learner(build(options), Batches(), tmp_path)
     for variable in resumed.agent.variables:  # whatever is not loaded gives itself away
         variable.assign(variable * 0 + 3)
     step, arrays, state = Checkpoint(tmp_path / "checkpoints").load()

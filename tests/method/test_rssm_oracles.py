@@ -6,13 +6,14 @@ from small_models import (
     GAUSSIAN,
     LAYER_NORM,
     assert_close,
+    in_types,
     numpy_of,
     randomize,
     small_config,
     weights_of,
 )
 
-from dreamerv2.common.nn.tfutils import Init
+from dreamerv2.common.nn.variables import Init
 from dreamerv2.rssm import RSSM
 
 EMBED, ACTIONS = 5, 3
@@ -64,8 +65,7 @@ def resets(pattern, batch=3, length=6):
     return flags
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@in_types(VARIANTS, "categorical", "Gaussian", "ensemble")
 def test_posterior_and_prior_of_a_sequence(variant, dtype):
     case = Case(VARIANTS[variant], dtype)
     actual, expected = case.observe(resets("random"))
@@ -75,9 +75,12 @@ def test_posterior_and_prior_of_a_sequence(variant, dtype):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["none", "at the start", "at the end", "twice in a row", "everywhere"]
+    ("pattern", "batch", "length"),
+    [
+        *[(name, 3, 6) for name in ("none", "at the start", "at the end", "everywhere")],
+        *[("twice in a row", batch, 4) for batch in (1, 2)],
+    ],
 )
-@pytest.mark.parametrize(("batch", "length"), [(3, 6), (1, 4), (2, 4)])
 def test_resets_anywhere_in_the_sequence(pattern, batch, length):
     case = Case({}, batch=batch, length=length)
     actual, expected = case.observe(resets(pattern, batch, length))
@@ -110,8 +113,7 @@ def test_acting_filters_as_training_does(variant):
             assert_close(state[key], post[key][:, t], f"{key} at step {t}")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@in_types(VARIANTS, "categorical", "Gaussian", "ensemble")
 def test_prior_steps_and_open_loop(variant, dtype):
     case = Case(VARIANTS[variant], dtype)
     noise = {"prior": case.noise["post"], "ensemble": case.noise["ensemble"]}

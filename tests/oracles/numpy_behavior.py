@@ -73,13 +73,13 @@ def rollout(weights, config, discrete, start, terminal, noise, sg, path):
 
 
 def behave(weights, config, discrete, start, terminal, noise, sg=same):
-    """What one update of actor and critic computes.
+    """Results of one update of actor and critic.
 
     Args:
         weights: of model, actor and critics.
         start, terminal, noise: see numpy_model.imagine.
 
-    Returns: the two losses and what they are made of, [H or so, N].
+    Returns: the two losses and their terms, [H or so, N].
     """
     actor, critic = "task/actor", "task/critic"
     seq = rollout(weights, config, discrete, start, terminal, noise, sg, actor)

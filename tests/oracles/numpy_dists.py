@@ -8,12 +8,12 @@ LIMIT = 1 - 1e-6
 
 
 def same(x):
-    """What stop_gradient does to a value: nothing."""
+    """The value of stop_gradient: its argument."""
     return x
 
 
 class Frozen:
-    """stop_gradient for finite differences: repeats in later passes what it saw in the first.
+    """stop_gradient for finite differences: repeats in later passes the values of the first.
 
     The difference quotient of a function that stops gradients through this equals the gradient that
     automatic differentiation with stop_gradient must give.
@@ -89,9 +89,9 @@ def bernoulli_log_prob(x, logits):
 def truncated_entropy(mean, std):
     """In closed form: log(sqrt(2 pi e) std Z) + (a phi(a) - b phi(b)) / (2 Z)."""
     a, b = (-1 - mean) / std, (1 - mean) / std
-    density = lambda x: np.exp(-0.5 * x**2 - 0.5 * LOG_2PI)  # noqa: E731
+    at_a, at_b = (np.exp(-0.5 * x**2 - 0.5 * LOG_2PI) for x in (a, b))
     mass = ndtr(b) - ndtr(a)
-    tails = (a * density(a) - b * density(b)) / (2 * mass)
+    tails = (a * at_a - b * at_b) / (2 * mass)
     return np.log(std * mass) + 0.5 * (1 + LOG_2PI) + tails
 
 

@@ -10,7 +10,7 @@ CLIP_REWARDS = {"identity": lambda x: x, "sign": np.sign, "tanh": np.tanh}
 
 
 def preprocess(raw, shapes, config):
-    """Raw batch (shapes with scalars as ()) to what the model reads."""
+    """Raw batch (shapes with scalars as ()) to the model's inputs and targets."""
     data = {key: np.asarray(value, np.float64) for key, value in raw.items()}
     for key, shape in shapes.items():
         if len(shape) == 3:
@@ -24,7 +24,10 @@ def preprocess(raw, shapes, config):
 
 def balanced_kl(rssm, post, prior, config, sg=same):
     """Loss and KL per state."""
-    stop = lambda state: {k: sg(v) for k, v in sorted(state.items())}  # noqa: E731
+
+    def stop(state):
+        return {k: sg(v) for k, v in sorted(state.items())}
+
     free, alpha = config.free, config.balance
     if alpha == 0.5:
         value = rssm.kl(prior, post) if config.forward else rssm.kl(post, prior)
@@ -54,7 +57,10 @@ def model_loss(weights, data, shapes, config, noise, start, sg=same):
     losses = {}
     losses["kl"], value = balanced_kl(rssm, post, prior, config.kl, sg)
     feat = np.concatenate([post["stoch"].reshape(*embed.shape[:2], -1), post["deter"]], -1)
-    seen = lambda name: feat if name in config.grad_heads else sg(feat)  # noqa: E731
+
+    def seen(name):
+        return feat if name in config.grad_heads else sg(feat)
+
     means = decoder(weights, "world_model/decoder", seen("decoder"), shapes, config.decoder)
     for key, mean in means.items():
         axes = tuple(range(2, mean.ndim))

@@ -25,8 +25,8 @@ class NumpyRSSM:
 
     Args:
         weights: variables by name.
-        config: the knobs under `rssm`.
-        sg: what stop_gradient does, see numpy_dists.Frozen.
+        config: the options under `rssm`.
+        sg: stands for stop_gradient, see numpy_dists.Frozen.
     """
 
     def __init__(self, weights, config, sg=same, path="world_model/rssm"):
@@ -80,7 +80,10 @@ class NumpyRSSM:
                 )
                 rows.append((state, prior))
         shape = embed.shape[:2]
-        stack = lambda i, k: np.reshape([r[i][k] for r in rows], (*shape, *rows[0][i][k].shape))  # noqa: E731
+
+        def stack(i, k):
+            return np.reshape([row[i][k] for row in rows], (*shape, *rows[0][i][k].shape))
+
         return tuple({k: stack(i, k) for k in rows[0][i]} for i in (0, 1))
 
     def kl(self, p, q):

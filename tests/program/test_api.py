@@ -13,8 +13,7 @@ from tiny import FLAGS
 import dreamerv2.api as dv2
 from dreamerv2 import train as trainer
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter as spacefile
-from dreamerv2.common.envs import gym, vectorize
+from dreamerv2.common.envs import adapter, gym, vectorize
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.run.checkpoint import Checkpoint
 
@@ -228,7 +227,7 @@ def test_a_function_makes_several_in_processes(tmp_path, capsys):
 
     dv2.train(make, config)
     assert "Done: 50 agent steps" in capsys.readouterr().out and not made
-    assert spacefile.load(tmp_path / "run") == (OldStyle.observation_space, RANGE)
+    assert adapter.load(tmp_path / "run") == (OldStyle.observation_space, RANGE)
 
 
 def test_bad_values_are_a_sentence(trained):
@@ -312,12 +311,12 @@ def test_the_command_line_says_who_can_make_the_environment(trained, capsys):
     ids=str,
 )
 def test_spaces_survive_the_file(space):
-    assert spacefile.decode(spacefile.encode(space)) == space
+    assert adapter.decode(adapter.encode(space)) == space
 
 
 def test_a_replica_returns_a_plain_int_from_the_first_choice_on():
     obs = spaces.Dict({"x": spaces.Discrete(3, start=1), "log_x": spaces.Discrete(2)})
-    replica = spacefile.Replica(obs, spaces.Discrete(3, start=5), dv2.defaults)
+    replica = adapter.SpaceAdapter(obs, spaces.Discrete(3, start=5), dv2.defaults)
     assert replica.observe({"x": 2})["x"].tolist() == [0, 1, 0], "log_ keys are not asked for"
     action = replica.act(np.array([0, 0, 1], np.float32))
     assert type(action) is int and action == 7
@@ -329,7 +328,7 @@ def test_a_full_disk_leaves_no_draft_of_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"spaces.json: No space left on device\. Make room"):
-        spacefile.save(tmp_path, vectorize([lambda: gym.wrap(OldStyle(), dv2.defaults)]))
+        adapter.save(tmp_path, vectorize([lambda: gym.wrap(OldStyle(), dv2.defaults)]))
     assert not list(tmp_path.iterdir())
 
 
@@ -337,4 +336,4 @@ def test_a_full_disk_leaves_no_draft_of_the_file(tmp_path, monkeypatch):
 def test_a_damaged_file_is_a_sentence(content, tmp_path):
     (tmp_path / "spaces.json").write_text(content)
     with pytest.raises(UserError, match="does not hold the spaces"):
-        spacefile.load(tmp_path)
+        adapter.load(tmp_path)

@@ -1,3 +1,5 @@
+"""Both examples run as their first lines say."""
+
 import json
 import os
 import subprocess
@@ -11,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_example(name: str, logdir: Path, *flags: str) -> str:
-    """Run an example as its first lines say, in a process of its own; return what it printed."""
+    """Run an example in its own process; return its output."""
     command = [sys.executable, str(ROOT / "examples" / name), "--logdir", str(logdir), *flags]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
@@ -28,13 +30,13 @@ def metrics(logdir: Path) -> set[str]:
 
 def test_minigrid(tmp_path):
     pytest.importorskip("minigrid", reason="the extra minigrid is not installed")
-    printed = run_example("minigrid.py", tmp_path / "run", *FLAGS)
+    printed = run_example("minigrid_task.py", tmp_path / "run", *FLAGS)
     assert "Done: 60 agent steps" in printed
     names = metrics(tmp_path / "run")
     missing = {"train_return", "eval_return", "model_loss", "actor_loss"} - names
-    assert not missing, f"the library logs what the command line logs, but not {missing}"
+    assert not missing, f"the library does not log {missing}"
     assert "task: custom_MiniGrid-DoorKey-6x6-v0" in (tmp_path / "run/config.yaml").read_text(), (
-        "a plot must name the task by its environment"
+        "the task in plots is the name of the environment"
     )
 
 
@@ -42,5 +44,5 @@ def test_custom_env(tmp_path):
     printed = run_example("custom_env.py", tmp_path / "run", *FLAGS, "--envs", "2")
     assert "Done: 60 agent steps" in printed
     assert "Playing: 0.0" in printed or "Playing: 1.0" in printed, (
-        "the example ends with a game played by what was learned"
+        "the example ends with an episode of the trained policy"
     )

@@ -1,4 +1,4 @@
-"""Learning itself, through the real command line and with the commands of docs/learning.md."""
+"""Learning through the real command line, with the commands of docs/learning.md."""
 
 import json
 import re
@@ -17,39 +17,39 @@ pytestmark = [pytest.mark.slow, pytest.mark.learning]
 
 
 def command(task: str) -> list[str]:
-    """The flags that docs/learning.md gives for a task."""
+    """Return the flags in docs/learning.md for a task."""
     text = (ROOT / "docs" / "learning.md").read_text()
     (found,) = re.findall(rf"^python train.py --logdir \S+ (.*--task {task}\b.*)$", text, re.M)
     return found.split()
 
 
 def returns(logdir: Path) -> np.ndarray:
-    """The training returns so far, in order."""
+    """Return the training returns so far, in order."""
     path = logdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines if '"train_return"' in line]
     return np.array([row["train_return"] for row in rows])
 
 
-def learn(logdir: Path, task: str, level: Callable, bar: float, minutes: float) -> None:
-    """Train until `level(returns)` has reached the bar; fail when the time is over or the run is.
+def learn(logdir: Path, task: str, score: Callable, goal: float, minutes: float) -> None:
+    """Train until `score(returns)` reaches the goal; fail if the time or the run ends before.
 
     Args:
-        level: from the returns of all episodes so far to how good the agent is.
+        score: maps the returns of all episodes so far to a number.
     """
     run_command = [sys.executable, str(ROOT / "train.py"), "--logdir", str(logdir), *command(task)]
     with (logdir / "output.txt").open("w") as output:
         run = subprocess.Popen(run_command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
     start, reached = time.monotonic(), -np.inf
     try:
-        while reached < bar and run.poll() is None and time.monotonic() < start + minutes * 60:
+        while reached < goal and run.poll() is None and time.monotonic() < start + minutes * 60:
             time.sleep(2)
-            reached = level(returns(logdir))
+            reached = score(returns(logdir))
         took = (time.monotonic() - start) / 60
         print(f"{task}: {reached:.2f} in {len(returns(logdir))} episodes and {took:.1f} minutes")
         said = (logdir / "output.txt").read_text()[-2000:]
-        assert reached >= bar, (
-            f"{task} is at {reached:.2f}, not {bar}, after {took:.1f} min: {said}"
+        assert reached >= goal, (
+            f"{task} is at {reached:.2f}, not {goal}, after {took:.1f} min: {said}"
         )
     finally:
         run.send_signal(signal.SIGTERM)
@@ -57,13 +57,21 @@ def learn(logdir: Path, task: str, level: Callable, bar: float, minutes: float) 
 
 
 def mean_of_last(count: int) -> Callable:
-    """The mean of the last `count` returns; nothing before there are as many."""
-    return lambda scores: scores[-count:].mean() if len(scores) >= count else -np.inf
+    """Return a score: the mean of the last `count` returns, minus infinity before so many."""
+
+    def score(values: np.ndarray) -> float:
+        return values[-count:].mean() if len(values) >= count else -np.inf
+
+    return score
 
 
 def successes_of_last(count: int) -> Callable:
-    """The share of the last `count` episodes that got a reward."""
-    return lambda scores: (scores[-count:] > 0).mean() if len(scores) >= count else -np.inf
+    """Return a score: the share of the last `count` episodes with a reward."""
+
+    def score(values: np.ndarray) -> float:
+        return (values[-count:] > 0).mean() if len(values) >= count else -np.inf
+
+    return score
 
 
 def test_a_room_is_learned_from_pixels_and_sparse_reward(tmp_path):

@@ -27,7 +27,7 @@ from dreamerv2.agent import Agent
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import make_env, vectorize
-from dreamerv2.common.envs.wrappers import OneHotSpace, Restart
+from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn.optim import Optimizer
 from dreamerv2.common.run.checkpoint import Checkpoint
@@ -166,12 +166,10 @@ class Unreliable(gymnasium.Env):
 def evaluate_unreliable(run, tmp_path, monkeypatch, how, parallel, restarts):
     """Play two episodes of it with what was learned of Pong; returns the folder of results."""
     make = functools.partial(Unreliable, tmp_path / "failed", how)
-    construct = functools.partial(Restart, lambda seed: make(), restarts)
 
     def task_envs(config):
-        return lambda mode, count, seeds: vectorize(
-            [functools.partial(construct, seed) for seed in seeds], parallel, config
-        )
+        changed = config.update({"env_restarts": restarts})
+        return lambda mode, count, seeds: vectorize([make] * count, parallel, changed, seeds)
 
     monkeypatch.setattr(trainer, "task_envs", task_envs)
     out = ["--logdir", str(tmp_path / "out"), "--checkpoint", str(run)]

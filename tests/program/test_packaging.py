@@ -1,11 +1,12 @@
-"""Wheel, source distribution and editable installation hold and run the same code.
+"""setup.py declares all packages; wheel, source distribution and editable installation run them.
 
-Everything is built in a copy of the checkout and installed into small virtual environments that
+The slow tests build in a copy of the checkout and install into small virtual environments that
 borrow the dependencies of this one, so nothing is downloaded.
 """
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,70 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import setuptools
+from sources import ROOT, imports, modules
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGED = ["dreamerv2", "common", "scores", "configs.yaml", "train.py", "plot.py"]
 BUILDING = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"]
+
+
+@pytest.fixture
+def declared(monkeypatch) -> dict:
+    """Return the arguments with which setup.py calls setuptools.setup."""
+    arguments = {}
+    monkeypatch.setattr(setuptools, "setup", arguments.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / "setup.py"))
+    return arguments
+
+
+def requirements(declared: dict) -> list[str]:
+    """Return all requirements, extras included, without their conditions."""
+    extras = [need for needs in declared["extras_require"].values() for need in needs]
+    return [need.split(";")[0].strip() for need in [*declared["install_requires"], *extras]]
+
+
+def test_every_folder_with_source_is_a_package(declared):
+    folders = {path.parent.relative_to(ROOT) for path in modules().values()} - {Path()}
+    packages = {".".join(folder.parts) for folder in folders}
+    packages = {name if name.startswith("dreamerv2") else f"dreamerv2.{name}" for name in packages}
+    assert sorted(declared["packages"]) == sorted(packages)
+
+
+def test_version_and_extras(declared):
+    text = (ROOT / "dreamerv2" / "__init__.py").read_text()
+    assert declared["version"] == re.search(r'__version__ = "(.+)"', text)[1]
+    extras = {"gpu", "dmc", "crafter", "minigrid", "video", "test", "all"}
+    assert set(declared["extras_require"]) == extras
+
+
+def test_the_image_installs_extras_that_exist(declared):
+    text = (ROOT / "Dockerfile").read_text()
+    installed = re.search(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)[1].split(",")
+    without_gpu = re.search(r"--build-arg EXTRAS=(\S+)", text)[1].split(",")
+    assert set(installed) - {"gpu"} == set(without_gpu) <= set(declared["extras_require"])
+
+
+def test_every_dependency_is_bounded(declared):
+    needs = requirements(declared)
+    assert len(needs) > 10
+    unbounded = [n for n in needs if ("<" not in n or ">=" not in n) and "setuptools" not in n]
+    assert not unbounded, f"a future release of these may break an installation: {unbounded}"
+
+
+def test_every_imported_package_is_declared(declared):
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    known = {plain(re.match(r"[\w.-]+", need)[0]) for need in requirements(declared)}
+    owners = packages_distributions()
+    undeclared = {}
+    for name, path in modules().items():
+        for package in {found.split(".")[0] for found in imports(path)}:
+            owner = {plain(each) for each in owners.get(package, [])}
+            if owner - {"dreamerv2"} and not owner & known:
+                undeclared.setdefault(package, []).append(name)
+    assert not undeclared, f"imported but not in setup.py: {undeclared}"
 
 
 def run(*command, cwd: Path, **environment: str) -> str:
@@ -33,7 +94,7 @@ def run(*command, cwd: Path, **environment: str) -> str:
 
 
 def copy_checkout(target: Path) -> Path:
-    """Copy what the builders read, links as links."""
+    """Copy the files that the builders read, links as links."""
     target.mkdir()
     for name in [*PACKAGED, *BUILDING]:
         source = ROOT / name
@@ -48,7 +109,7 @@ def copy_checkout(target: Path) -> Path:
 
 
 def expected_files() -> set[str]:
-    """Return the names that the package must have inside an archive, read from the checkout."""
+    """Return the names of the package's files in an archive, read from the checkout."""
     found = set()
     for folder, _, names in os.walk(ROOT / "dreamerv2", followlinks=True):
         inside = Path(folder).relative_to(ROOT)
@@ -58,14 +119,14 @@ def expected_files() -> set[str]:
 
 
 def wheel_files(wheel: Path) -> dict[str, bytes]:
-    """Return name -> content of everything in a wheel except its dist-info."""
+    """Return name -> content of all files in a wheel except its dist-info."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         return {name: archive.read(name) for name in names}
 
 
 def small_venv(folder: Path) -> Path:
-    """Make a virtual environment that sees this one's packages; return its interpreter."""
+    """Make a virtual environment that imports this one's packages; return its interpreter."""
     venv.create(folder, symlinks=True, with_pip=False)
     python = folder / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
@@ -99,13 +160,15 @@ def built(tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 def test_a_wheel_has_one_top_level_package(built):
     with zipfile.ZipFile(built["wheel"]) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
     packages = {top for top in tops if not top.endswith(".dist-info")}
-    assert packages == {"dreamerv2"}, "other names would land in everybody's site-packages"
+    assert packages == {"dreamerv2"}, "other names would clash in site-packages"
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_real_files(built):
     files = wheel_files(built["wheel"])
     assert set(files) == expected_files(), "a wheel must hold exactly what the checkout imports"
@@ -115,20 +178,23 @@ def test_a_wheel_holds_the_real_files(built):
     assert any(name.startswith("dreamerv2/scores/") for name in files), "the scores are missing"
 
 
+@pytest.mark.slow
 def test_a_wheel_made_from_the_source_distribution_is_the_same(built):
     assert wheel_files(built["wheel_of_sdist"]) == wheel_files(built["wheel"])
 
 
+@pytest.mark.slow
 def test_a_source_distribution_holds_files_not_links(built):
     with tarfile.open(built["sdist"]) as archive:
         members = archive.getmembers()
     assert not [m.name for m in members if m.issym() or m.islnk()], "a link may dangle elsewhere"
     names = {m.name.split("/", 1)[1] for m in members if m.isfile()}
     assert expected_files() <= names, f"missing: {sorted(expected_files() - names)}"
-    assert "LICENSE" in names, "the licence must travel with the code"
+    assert "LICENSE" in names, "the license is missing"
     assert not [name for name in names if name.startswith(("common/", "tests/"))]
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_runs_from_another_directory(built, tmp_path):
     python = small_venv(tmp_path / "venv")
     install(python, built["wheel"], cwd=tmp_path)
@@ -143,9 +209,10 @@ def test_an_installed_wheel_runs_from_another_directory(built, tmp_path):
     assert Path(file).is_relative_to(tmp_path / "venv"), f"imported {file}, not the wheel"
     assert configs == "image", "configs.yaml was not found inside the installed package"
     text = run(python, "-m", "dreamerv2.train", "--help", cwd=elsewhere)
-    assert "--logdir" in text, "the installed trainer does not print its knobs"
+    assert "--logdir" in text, "the installed trainer does not print its options"
 
 
+@pytest.mark.slow
 def test_console_commands_answer(built, tmp_path):
     python = small_venv(tmp_path / "venv")
     install(python, built["wheel_of_sdist"], cwd=tmp_path)
@@ -153,6 +220,7 @@ def test_console_commands_answer(built, tmp_path):
     assert run(python.parent / "dreamerv2-plot", "--help", cwd=tmp_path).strip()
 
 
+@pytest.mark.slow
 def test_an_editable_installation_imports_the_checkout_and_nothing_else(built, tmp_path):
     python = small_venv(tmp_path / "venv")
     install(python, "-e", built["checkout"], cwd=tmp_path)
@@ -164,44 +232,12 @@ def test_an_editable_installation_imports_the_checkout_and_nothing_else(built, t
     assert found == "None None", "top-level files of the checkout became importable modules"
 
 
-def test_the_version_is_written_once(built):
+@pytest.mark.slow
+def test_the_wheel_holds_version_and_license(built):
     text = (ROOT / "dreamerv2" / "__init__.py").read_text()
     version = re.search(r'__version__ = "(.+)"', text)[1]
     assert built["wheel"].name.startswith(f"dreamerv2-{version}-")
     with zipfile.ZipFile(built["wheel"]) as archive:
-        info = f"dreamerv2-{version}.dist-info"
-        metadata = archive.read(f"{info}/METADATA").decode()
-        assert f"{info}/licenses/LICENSE" in archive.namelist(), "the licence is not in the wheel"
-    extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
-    assert extras == {"gpu", "dmc", "crafter", "minigrid", "video", "test", "all"}
-
-
-def requirements(wheel: Path) -> list[str]:
-    """Return what a wheel depends on, extras included: `name<bounds>`, without conditions."""
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
-        metadata = archive.read(name).decode()
-    return re.findall(r"^Requires-Dist: ([^;\n]+)", metadata, re.MULTILINE)
-
-
-def test_every_dependency_is_bounded(built):
-    needs = requirements(built["wheel"])
-    assert len(needs) > 10
-    unbounded = [n for n in needs if ("<" not in n or ">=" not in n) and "setuptools" not in n]
-    assert not unbounded, f"a future release of these may break an installation: {unbounded}"
-
-
-def test_every_imported_package_is_declared(built):
-    def plain(name: str) -> str:
-        return re.sub(r"[-_.]+", "-", name).lower()
-
-    declared = {plain(re.match(r"[\w.-]+", need)[0]) for need in requirements(built["wheel"])}
-    owners = packages_distributions()
-    statements = re.compile(rb"^\s*(?:from|import) (\w+)", re.MULTILINE)
-    undeclared = {}
-    for name, content in wheel_files(built["wheel"]).items():
-        for found in statements.findall(content) if name.endswith(".py") else ():
-            owner = {plain(each) for each in owners.get(found.decode(), [])}
-            if owner - {"dreamerv2"} and not owner & declared:
-                undeclared.setdefault(found.decode(), []).append(name)
-    assert not undeclared, f"imported but not in setup.py: {undeclared}"
+        names = archive.namelist()
+    license = f"dreamerv2-{version}.dist-info/licenses/LICENSE"
+    assert license in names, "the license is not in the wheel"

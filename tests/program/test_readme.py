@@ -1,10 +1,11 @@
-"""The README says nothing that is not so: its commands are run, its links and tables are true."""
+"""README and docs/ are true: their commands run, their links, names and tables are correct."""
 
 import ast
 import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,19 @@ import pytest
 from sources import ROOT
 from tiny import FLAGS
 
+from benchmarks.__main__ import TOPICS
 from benchmarks.__main__ import parser as benchmarks_parser
-from dreamerv2 import plot, rules
+from dreamerv2 import plot, validation
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIGS = paths.load_configs()
-# Who runs the commands that test_the_commands_run_as_written does not: the first words of a
-# command -> file, and a function or a line in it.
+DOCUMENTS = {"README.md": README} | {
+    f"docs/{path.name}": path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")
+}
+# Commands that test_the_commands_run_as_written skips, because another test runs them: the first
+# words of the command -> a file, and a function or a line in it.
 RUN_ELSEWHERE = {
     "pip install -e .": (
         "tests/program/test_packaging.py",
@@ -30,10 +35,10 @@ RUN_ELSEWHERE = {
     "pip install -e .[test]": (".ci/run", "pip install -e '.[test]' && pytest"),
     "pip install -e .[all]": (".ci/run", "pip install --quiet --disable-pip-version-check -e"),
     "pytest": (".ci/run", "pip install -e '.[test]' && pytest"),
-    "tensorboard --logdir": ("tests/program/test_tensorboard_page.py", '"--logdir"'),
     "python -m benchmarks": ("tests/program/test_benchmarks.py", '"-m", "benchmarks"'),
 }
-LEARNING = ("python train.py", "python examples/")  # they take the knobs as flags
+TRAINING = ("python train.py", "python examples/")  # every option is a flag
+TOOLS = ("tensorboard",)  # console commands of dependencies
 
 
 def blocks(language: str) -> list[str]:
@@ -42,21 +47,21 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Return the README's shell commands in their order, those joined by && one by one."""
-    return [one for block in blocks("bash") for one in re.split(r" && |\n", block.strip())]
+    """Return the README's shell commands in order, split at &&."""
+    return [line for block in blocks("bash") for line in re.split(r" && |\n", block.strip())]
 
 
-def elsewhere(command: str) -> tuple[str, str] | None:
-    """Return the file and the place in it that run a command."""
+def run_elsewhere(command: str) -> tuple[str, str] | None:
+    """Return the file, and the place in it, that run a command."""
     words = " ".join(shlex.split(command))
     known = [start for start in RUN_ELSEWHERE if words == start or words.startswith(f"{start} ")]
     return RUN_ELSEWHERE[max(known, key=len)] if known else None
 
 
-def need(task: str, config: Config) -> str | None:
-    """Return the package that a command lacks here, or None."""
+def missing_package(suite: str) -> str | None:
+    """Return the package of a suite if it is not installed."""
     suites = {"dmc": "dm_control", "crafter": "crafter", "minigrid": "minigrid"}
-    package = suites.get(task or config.task.split("_")[0])
+    package = suites.get(suite)
     return package if package and importlib.util.find_spec(package) is None else None
 
 
@@ -64,22 +69,26 @@ def test_the_readme_has_its_two_commands_and_each_kind_of_use():
     assert README.count("configs atari debug --task atari_pong\n```") == 1
     found = "\n".join(commands())
     for use in ("--mode eval", "--mode dream", "plot.py", "tensorboard", "pytest", "examples/"):
-        assert use in found, f"nothing shows how to use {use}"
+        assert use in found, f"no command shows how to use {use}"
     languages = re.findall(r"^```(.*)$", README, re.M)[::2]
-    assert all(languages), "a block without a language: is it a command, to be run by a test?"
+    assert all(languages), "a block without a language: is it a command for a test to run?"
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_is_accepted_and_run_by_something(command, capsys):
+def test_every_command_is_accepted_and_run_by_a_test(command):
     program, *arguments = shlex.split(command)
-    if command.startswith(LEARNING):
+    if command.startswith(TRAINING):
         if "--help" not in arguments:
-            rules.validate(flags.parse(arguments[1:], CONFIGS))
+            validation.validate(flags.parse(arguments[1:], CONFIGS))
         return  # test_the_commands_run_as_written runs it
     if command.startswith("python plot.py"):
         plot.parse_args(arguments[1:])
         return
-    assert elsewhere(command), f"no test runs '{command}'"
+    if program in TOOLS:
+        installed = shutil.which(program, path=Path(sys.executable).parent)
+        assert installed, f"no dependency installs the command {program}"
+        return
+    assert run_elsewhere(command), f"no test runs '{command}'"
     if command.startswith("pip install"):
         extras = set(re.findall(r"\[(\w+)\]", command))
         assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
@@ -88,11 +97,11 @@ def test_every_command_is_accepted_and_run_by_something(command, capsys):
 
 
 @pytest.mark.parametrize("start", RUN_ELSEWHERE)
-def test_what_runs_a_command_exists(start):
+def test_other_tests_run_the_remaining_commands(start):
     file, place = RUN_ELSEWHERE[start]
-    assert place in (ROOT / file).read_text(), f"{file} runs '{start}' no more"
-    assert any(elsewhere(command) == (file, place) for command in commands()), (
-        f"the README does not say '{start}' any more"
+    assert place in (ROOT / file).read_text(), f"{file} no longer runs '{start}'"
+    assert any(run_elsewhere(command) == (file, place) for command in commands()), (
+        f"the README no longer contains '{start}'"
     )
 
 
@@ -113,18 +122,20 @@ def execute(command: str, home: Path, folder: Path = ROOT) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in commands() if not elsewhere(c)])
+@pytest.mark.parametrize(
+    "command", [c for c in commands() if not run_elsewhere(c) and not c.startswith(TOOLS)]
+)
 def test_the_commands_run_as_written(command, home):
-    """In their order, in one home: what is evaluated was trained by a command further up.
+    """In order, in one home directory: an earlier command trains the run that is evaluated.
 
-    Flags at the end make a training tiny; nothing else about it is changed.
+    Flags at the end make the training tiny; the rest of the command is unchanged.
     """
     arguments = shlex.split(command)[2:]
-    if command.startswith(LEARNING) and "--help" not in arguments:
-        suite = "minigrid" if "minigrid" in command else ""
-        if missing := need(suite, flags.parse(arguments, CONFIGS)):
+    if command.startswith(TRAINING) and "--help" not in arguments:
+        task = flags.parse(arguments, CONFIGS).task.split("_")[0]
+        if missing := missing_package("minigrid" if "minigrid" in command else task):
             pytest.skip(f"the package {missing} is not installed")
-        # A run that is evaluated brings its tiny config along.
+        # An evaluation reads the tiny config of its run.
         extra = ["--eval_eps=1"] if "--mode" in arguments else FLAGS
         command = f"{command} {shlex.join(extra)}"
     assert execute(command, home)
@@ -134,7 +145,7 @@ def test_the_commands_run_as_written(command, home):
 def test_the_program_runs_as_written(home):
     (program,) = blocks("python")
     (home / "mine.py").write_text(program)
-    small = [*FLAGS, "--replay.minlen=5", "--dataset.length=5"]  # random CartPole is over soon
+    small = [*FLAGS, "--replay.minlen=5", "--dataset.length=5"]  # random episodes are short
     printed = execute(f"python mine.py {shlex.join(small)}", home, folder=home)
     assert "Done: 60 agent steps" in printed
     assert "mine" in [path.name for path in (home / "logdir").iterdir()]
@@ -145,11 +156,17 @@ def test_the_program_is_python():
         ast.parse(program)
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)]+)\)", README)
-    assert links
-    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
-    assert not missing, f"the README links to what is not there: {missing}"
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files(name):
+    links = re.findall(r"\]\(([^)]+)\)", DOCUMENTS[name])
+    folder = (ROOT / name).parent
+    missing = [link for link in links if "://" not in link and not (folder / link).exists()]
+    assert not missing, f"{name} links to missing files: {missing}"
+
+
+def test_every_document_is_linked_from_the_readme():
+    missing = [name for name in DOCUMENTS if name != "README.md" and f"]({name})" not in README]
+    assert not missing, f"the README links to every page of docs/, but not to {missing}"
 
 
 def test_pictures_are_small():
@@ -167,12 +184,14 @@ def test_every_config_is_described_and_the_numbers_are_its_own():
         batch = f"{config.dataset.batch} x {config.dataset.length}"
         numbers = [str(config.action_repeat), str(config.train_every), batch]
         numbers.append(f"{config.steps // 10**6} million")
-        assert [cell.strip() for cell in rows[f"`{name}`"][1:]] == numbers, f"{name} is otherwise"
+        assert [cell.strip() for cell in rows[f"`{name}`"][1:]] == numbers, (
+            f"{name} has other values"
+        )
 
 
 def test_the_paper_and_the_release_differ_as_the_table_says():
     release, paper = (flags.choose(CONFIGS, [name]) for name in ("atari", "atari_paper"))
-    section = README.split("### Paper and release")[1].split("\n## ")[0]
+    section = DOCUMENTS["docs/method.md"].split("## Values: paper and release")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \| (\S+) \|", section, re.M)
     assert {key: (a, b) for key, a, b in rows} == {
         key: (str(value), str(paper[key]))
@@ -181,9 +200,46 @@ def test_the_paper_and_the_release_differ_as_the_table_says():
     }
 
 
-def test_knobs_and_options_in_the_text_exist():
-    prose = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+def code_references() -> list[tuple[str, list[str]]]:
+    """Return (file, names in it) of every `file` (`name`, `name`) in docs/method.md."""
+    found = re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:,\s)?)+)\))?", DOCUMENTS["docs/method.md"])
+    return [(file, re.findall(r"`(\w+)`", names)) for file, names in found if "/" in file]
+
+
+def test_every_detail_of_the_method_names_its_code():
+    details = DOCUMENTS["docs/method.md"].split("\n### ")[1:]
+    assert len(details) > 20
+    missing = [detail.splitlines()[0] for detail in details if not re.search("Code:\n? ?`", detail)]
+    assert not missing, f"docs/method.md names no file for {missing}"
+
+
+@pytest.mark.parametrize(("file", "names"), code_references())
+def test_the_code_that_the_method_names_exists(file, names):
+    assert (ROOT / file).is_file(), f"docs/method.md names {file}, which does not exist"
+    text = (ROOT / file).read_text()
+    missing = [name for name in names if not re.search(rf"\b(def|class) {name}\b", text)]
+    assert not missing, f"docs/method.md names {missing} in {file}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_in_the_text_exist(name):
+    paths = re.findall(r"`((?:common|dreamerv2|tests|examples|scores)/[\w./]*)`", DOCUMENTS[name])
+    missing = sorted({path for path in paths if not (ROOT / path).exists()})
+    assert not missing, f"{name} names missing files: {missing}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_options_in_the_text_exist(name):
+    prose = re.sub(r"^```.*?^```$", "", DOCUMENTS[name], flags=re.M | re.S)
     known = set(Config(CONFIGS["defaults"]).flat) | {"help", "configs"}
-    known.add("quick")  # of the benchmarks
+    known |= {"quick", "only", "export", "json"}  # of the benchmarks
     unknown = set(re.findall(r"`[^`\n]*?--([a-z_]\w*(?:\.\w+)*)", prose)) - known
-    assert not unknown, f"there are no such flags: {unknown}"
+    assert not unknown, f"{name} names unknown flags: {unknown}"
+
+
+def test_the_benchmarks_in_the_text_are_accepted():
+    found = re.findall(r"`python -m (benchmarks [^`]*|benchmarks)`", "\n".join(DOCUMENTS.values()))
+    assert len(found) > 5
+    for command in found:
+        arguments = benchmarks_parser().parse_args(shlex.split(command)[1:])
+        assert set(arguments.only) <= set(TOPICS), f"`python -m {command}` names no benchmark"

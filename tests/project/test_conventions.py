@@ -1,15 +1,26 @@
-"""What no file of this project does, and how its files read."""
+"""Conventions of the code: forbidden constructs, sizes, and words."""
 
 import ast
 import re
 import shutil
+import statistics
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
-from sources import ROOT, imported, is_call, offences, production_files, project_files, python_files
+from sources import (
+    ROOT,
+    count_lines,
+    files_of_tests,
+    imported,
+    is_call,
+    offences,
+    parse,
+    production_files,
+    project_files,
+    python_files,
+)
 
 PICKLES = {"pickle", "dill", "joblib", "marshal", "shelve"}
 
@@ -26,6 +37,18 @@ def test_no_file_edits_sys_path():
     assert not offences(python_files(), is_bad), "sys.path is edited"
 
 
+def test_no_import_trick():
+    def is_bad(node: ast.AST) -> bool:
+        assigned = isinstance(node, ast.Assign) and any(
+            ast.unparse(target).startswith("sys.modules[") for target in node.targets
+        )
+        return assigned or is_call(node, "os.dup2", "sys.modules.update", "sys.modules.setdefault")
+
+    files = [path for path in python_files() if path not in files_of_tests()]
+    found = offences(files, is_bad)
+    assert not found, f"sys.modules is edited or a file descriptor redirected at {found}"
+
+
 def test_no_file_evaluates_text():
     found = offences(python_files(), lambda node: is_call(node, "eval", "exec"))
     assert not found, f"eval or exec at {found}"
@@ -35,7 +58,7 @@ def test_no_star_imports():
     def is_bad(node: ast.AST) -> bool:
         return isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
 
-    assert not offences(python_files(), is_bad), "a star import hides where a name comes from"
+    assert not offences(python_files(), is_bad), "a star import hides the origin of a name"
 
 
 def test_no_pickles():
@@ -51,7 +74,7 @@ def test_no_pickles():
 def test_no_global_random_state():
     seeds = ["np.random.seed", "numpy.random.seed", "random.seed", "tf.random.set_seed"]
     found = offences(production_files(), lambda node: is_call(node, *seeds))
-    assert not found, f"every consumer has a stream of its own, none is global: {found}"
+    assert not found, f"every consumer has its own random stream, none is global: {found}"
 
 
 def test_no_exception_vanishes():
@@ -63,7 +86,7 @@ def test_no_exception_vanishes():
         return kind in ("", "Exception", "BaseException") and silent
 
     found = offences(python_files(), is_bad)
-    assert not found, f"an exception of any kind is swallowed in silence at {found}"
+    assert not found, f"an exception of any kind is silently ignored at {found}"
 
 
 def test_no_machine_is_named():
@@ -81,17 +104,63 @@ def test_no_machine_is_named():
     assert not found, f"paths or hosts of one machine mean nothing on another: {found}"
 
 
-def test_a_file_has_one_topic():
-    lengths = {path: len(path.read_text().splitlines()) for path in production_files()}
-    long = {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n > 300}
-    if long:
-        warnings.warn(f"over 300 lines, which second topic do they hold? {long}", stacklevel=1)
-    assert max(lengths.values()) <= 600, f"a file of over 600 lines holds several topics: {long}"
+def test_no_lambda_is_bound_to_a_name():
+    def is_bad(node: ast.AST) -> bool:
+        return isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda)
+
+    found = offences(python_files(), is_bad)
+    assert not found, f"a function with a name is a def: {found}"
+
+
+def test_no_source_file_is_long():
+    long = {
+        str(p.relative_to(ROOT)): n for p in production_files() if (n := count_lines([p])) > 300
+    }
+    assert not long, f"over 300 lines, so each probably has a second topic: {long}"
+
+
+def test_functions_are_short():
+    lengths = [
+        node.end_lineno - node.lineno + 1
+        for path in production_files()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert statistics.median(lengths) < 12, "functions should fit on a screen, most on half of one"
+
+
+def test_source_and_tests_stay_small():
+    source, tests = count_lines(production_files()), count_lines(files_of_tests())
+    assert source <= 11_700, f"the source has {source} lines"
+    assert tests <= 14_500, f"the tests have {tests} lines"
+
+
+def source_lines(pattern: str, files) -> list[str]:
+    """Return file:line of every line in which a pattern occurs, in any case."""
+    return [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(pattern, line, re.IGNORECASE)
+    ]
+
+
+def test_the_source_names_things_instead_of_explaining_with_what():
+    found = source_lines(r"\bwhat\b", production_files())
+    assert len(found) < 40, f"name the thing, with a noun: {found}"
+
+
+def test_the_words_are_option_flag_and_hyperparameter():
+    word = "kno" + "b"
+    kinds = {".py", ".md", ".yaml", ".toml", ".in"}
+    files = [path for path in project_files() if path.suffix in kinds]
+    found = source_lines(word, files)
+    assert not found, f"'option' in code, 'flag' on the command line, 'hyperparameter': {found}"
 
 
 @pytest.mark.skipif(not shutil.which("ruff", path=Path(sys.executable).parent), reason="no ruff")
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
-def test_ruff_has_nothing_to_say(arguments):
+def test_ruff_finds_nothing(arguments):
     command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", "."]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stdout + ran.stderr

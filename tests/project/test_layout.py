@@ -11,11 +11,12 @@ from sources import (
     ROOT,
     TENSORFLOW,
     imported,
+    imports,
     modules,
     offences,
+    project_files,
     project_imports,
     python_files,
-    uses_tensorflow,
 )
 
 TOP_LEVEL = (
@@ -24,42 +25,65 @@ TOP_LEVEL = (
 ).split()
 LINKS = ["common", "configs.yaml", "train.py", "plot.py", "scores"]
 
-# Who may import whom: only what stands on the same step or a lower one.
+# Folders and files of common/, then files of dreamerv2/. Each imports its own line or lines above.
 STEPS = [
-    "plot",
-    "common (numpy)",
-    "common (TensorFlow)",
-    "losses rssm rules",
+    "common.errors common.files common.npz common.seeding common.stdio",
+    "common.config common.video",
+    "common.nn common.envs common.replay common.results",
+    "common.run",
+    "common.logger",
+    "losses rssm validation",
     "world_model behavior",
     "exploration",
-    "agent learner rundir runner",
-    "evaluate dream",
-    "train api",
+    "agent",
+    "learner",
+    "rundir",
+    "runner",
+    "dream evaluate plot",
+    "train",
+    "api sweep",
 ]
-NUMPY_ONLY = [
-    *(f"dreamerv2.common.{name}" for name in "config replay logger errors envs".split()),
-    *(f"dreamerv2.common.config.{name}" for name in "flags paths".split()),
-    *(f"dreamerv2.common.run.{name}" for name in "when driver checkpoint".split()),
-    "dreamerv2.plot",
-    "dreamerv2.api",
-    "dreamerv2.train",
+# On one line of STEPS, but they may not import each other.
+SIBLINGS = {"common.nn", "common.envs", "common.replay", "common.results"}
+WITH_TENSORFLOW = {
+    f"dreamerv2.{name}"
+    for name in "agent behavior dream exploration losses rssm world_model".split()
+}
+WITHOUT_TENSORFLOW = [
+    *(f"dreamerv2.common.{name}" for name in "config envs replay run logger results".split()),
+    *(f"dreamerv2.common.run.{name}" for name in "driver when checkpoint".split()),
+    *(f"dreamerv2.{name}" for name in "plot api train".split()),
 ]
 SUITE_PACKAGES = ["ale_py", "dm_control", "mujoco", "crafter", "minigrid"]
 
 
+def part(name: str) -> str:
+    """Return the word of STEPS that a module belongs to: common.FOLDER, or the agent's file."""
+    words = name.removeprefix("dreamerv2.").split(".")
+    return ".".join(words[:2]) if words[0] == "common" else words[0]
+
+
 def step(name: str) -> int:
-    """Return the step of STEPS that a module stands on."""
-    if name.startswith("dreamerv2.common"):
-        return 2 if uses_tensorflow(name) else 1
-    short = name.removeprefix("dreamerv2.")
-    found = [index for index, names in enumerate(STEPS) if short in names.split()]
+    """Return the line of STEPS that a module stands on."""
+    found = [index for index, names in enumerate(STEPS) if part(name) in names.split()]
     assert found, f"{name} has no place in the order of imports: give it one in STEPS"
     return found[0]
 
 
+def edges() -> list[tuple[str, str]]:
+    """Return (importer, imported) of all modules but the two packages' own `__init__`."""
+    roots = {"dreamerv2", "dreamerv2.common"}
+    return [
+        (name, other)
+        for name, path in modules().items()
+        for other in project_imports(path) - roots
+        if name not in roots
+    ]
+
+
 @pytest.mark.parametrize("name", TOP_LEVEL)
 def test_every_name_of_the_design_exists(name):
-    assert (ROOT / name).exists(), f"the design promises {name} at the top level"
+    assert (ROOT / name).exists(), f"{name} is missing at the top level"
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -82,28 +106,55 @@ def test_links_are_links_in_git_too():
 
 
 def test_imports_run_one_way():
-    edges = [(name, other) for name, path in modules().items() for other in project_imports(path)]
-    assert len(edges) > 10, "hardly any import was found: this test reads the wrong files"
-    upward = [
-        f"{name} (step {step(name)}) imports {other} (step {step(other)})"
-        for name, other in edges
-        if name != "dreamerv2.plot" and step(other) > step(name)
+    found = edges()
+    assert len(found) > 100, "hardly any import was found: this test reads the wrong files"
+    upward = [f"{name} imports {other}" for name, other in found if step(other) > step(name)]
+    assert not upward, f"imports must run from a later line of STEPS to an earlier one: {upward}"
+
+
+def test_siblings_do_not_import_each_other():
+    sideways = [
+        f"{name} imports {other}"
+        for name, other in edges()
+        if {part(name), part(other)} <= SIBLINGS and part(name) != part(other)
     ]
-    assert not upward, f"imports must run from a higher step of STEPS to a lower one: {upward}"
+    assert not sideways, f"these folders must not depend on each other: {sideways}"
 
 
-def test_nothing_imports_itself_in_a_circle():
-    graph = {name: project_imports(path, False) for name, path in modules().items()}
+def test_no_circle_of_imports():
+    graph = {name: set() for name in modules()}
+    for name, other in edges():
+        graph[name].add(other)
     while leaves := [name for name, others in graph.items() if not others & set(graph)]:
         for name in leaves:
             del graph[name]
-    assert not graph, f"these modules import each other in a circle: {sorted(graph)}"
+    assert not graph, f"a circle of imports, late imports included: {sorted(graph)}"
 
 
-def test_plot_needs_only_the_numpy_part_of_the_toolbox():
+def test_tensorflow_is_imported_in_nn_and_the_agent_only():
+    users = {
+        name
+        for name, path in modules().items()
+        if {found.split(".")[0] for found in imports(path)} & TENSORFLOW
+    }
+    assert len(users) > 10, "hardly any use of TensorFlow was found: this test reads wrong files"
+    wrong = {name for name in users if part(name) != "common.nn"} - WITH_TENSORFLOW
+    assert not wrong, f"TensorFlow belongs under common/nn/ and in the agent's files: {wrong}"
+
+
+def test_plot_imports_only_the_toolbox():
     needed = project_imports(modules()["dreamerv2.plot"])
-    wrong = [name for name in needed if step(name) != 1]
-    assert not wrong, f"plot.py must stay free of the agent and of TensorFlow, but imports {wrong}"
+    wrong = [name for name in needed if not part(name).startswith("common") or "nn" in part(name)]
+    assert not wrong, f"plot.py must not import the agent or TensorFlow, but imports {wrong}"
+
+
+def test_few_files_lie_beside_the_folders_of_common():
+    files = [
+        path.name
+        for path in project_files()
+        if path.parent == ROOT / "common" and path.name != "__init__.py"
+    ]
+    assert len(files) <= 7, f"give each of these a folder: {sorted(files)}"
 
 
 def test_exploration_never_imports_the_agent():
@@ -126,11 +177,11 @@ def test_the_toolbox_is_imported_by_its_full_name():
     assert not found, f"the import name is always dreamerv2.common, never relative: {found}"
 
 
-def test_light_modules_import_without_tensorflow():
+def test_modules_without_tensorflow_import_without_it():
     program = f"""
 import importlib, json, sys
 heavy = {{}}
-for name in {NUMPY_ONLY!r}:
+for name in {WITHOUT_TENSORFLOW!r}:
     importlib.import_module(name)
     found = sorted({sorted(TENSORFLOW)!r} & sys.modules.keys())
     if found:
@@ -144,5 +195,5 @@ print(json.dumps([heavy, suites]))
     ran = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     heavy, suites = json.loads(ran.stdout.splitlines()[-1])
-    assert not heavy, f"this module brings TensorFlow in: {heavy}"
-    assert not suites, f"a suite must be imported only when it is asked for, not {suites}"
+    assert not heavy, f"this module imports TensorFlow: {heavy}"
+    assert not suites, f"a suite is imported only for its own tasks, but these were: {suites}"

@@ -19,7 +19,7 @@ import numpy as np
 
 import train
 from dreamerv2.common import envs
-from dreamerv2.common.envs.wrappers import OneHotSpace, wrap
+from dreamerv2.common.envs.spaces import OneHotSpace
 
 
 class Place(gymnasium.Env):
@@ -125,9 +125,8 @@ def slow_down_fsync(seconds: float) -> None:
 
 def make_envs(config, mode, count, seeds):
     """As the command line makes them, but of the environment above."""
-    make = lambda number: wrap(lambda seed: Place(mode, seed), config, number)  # noqa: E731
-    constructors = [functools.partial(make, seed) for seed in seeds]
-    return envs.vectorize(constructors, config.envs_parallel, config)
+    constructors = [functools.partial(Place, mode, seed) for seed in seeds]
+    return envs.vectorize(constructors, config.envs_parallel, config, seeds)
 
 
 if __name__ == "__main__":

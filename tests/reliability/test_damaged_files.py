@@ -1,4 +1,4 @@
-"""A run directory with damaged files in it: each is named, none is trusted, the run goes on."""
+"""A run directory with damaged files: each is named, none is used, the run goes on."""
 
 import io
 import json
@@ -21,9 +21,9 @@ from reliable import (
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+def finished(tmp_path_factory):
     """A folder with a run of 200 steps."""
-    folder = tmp_path_factory.mktemp("sound")
+    folder = tmp_path_factory.mktemp("finished")
     arguments = [*SHORT, "--steps", "200", "--logdir", folder / "run"]
     status, said = run(LIGHT, *arguments, log=folder / "log")
     assert status == 0, said[-3000:]
@@ -31,9 +31,9 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture
-def command(tmp_path, sound):
+def command(tmp_path, finished):
     """The flags that continue a run of 200 steps in `tmp_path / "run"`."""
-    shutil.copytree(sound / "run", tmp_path / "run")
+    shutil.copytree(finished / "run", tmp_path / "run")
     return [*SHORT, "--logdir", tmp_path / "run"]
 
 
@@ -47,22 +47,21 @@ class Bomb:
         return open, (str(self.path), "w")
 
 
-def pickled(path, target) -> bytes:
-    """The episode in `path` with an array of objects instead of its rewards."""
-    arrays = dict(np.load(path))
-    arrays["reward"] = np.array([Bomb(target)] * len(arrays["reward"]), object)
+def npz(arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def pickled(path, target) -> bytes:
+    """The episode in `path` with an array of objects instead of its rewards."""
+    arrays = dict(np.load(path))
+    return npz(arrays | {"reward": np.array([Bomb(target)] * len(arrays["reward"]), object)})
 
 
 def without(path, key) -> bytes:
     """The episode in `path` without a key."""
-    arrays = dict(np.load(path))
-    del arrays[key]
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+    return npz({k: v for k, v in np.load(path).items() if k != key})
 
 
 def test_damaged_episodes_are_set_aside_and_the_run_goes_on(tmp_path, command):
@@ -133,7 +132,7 @@ def test_damaged_metrics_are_repaired_and_said_so(tmp_path, command):
     status, said = run(LIGHT, *command, "--steps", "300", log=tmp_path / "log")
     assert status == 0 and "2 damaged line(s) dropped" in said, said[-3000:]
     assert check_metrics(path) > len(lines)
-    assert path.read_bytes().startswith(b"".join(lines)), "sound lines were changed"
+    assert path.read_bytes().startswith(b"".join(lines)), "valid lines were changed"
 
 
 def test_changes_of_the_config_are_listed_and_harmless_ones_accepted(tmp_path, command):
@@ -205,7 +204,10 @@ def test_a_full_tensorboard_file_never_stops_training(tmp_path):
     size = 120_000
     arguments = [*SHORT, "--logdir", tmp_path / "run", "--steps", "800", "--eval_every", "30"]
     arguments += ["--log_every", "400"]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
     status, said = run(LIGHT, *arguments, log=tmp_path / "log", before=limit)
     assert status == 0 and "Done: 800" in said, said[-3000:]
     assert said.count("Warning: cannot write TensorBoard events to") == 1
@@ -220,10 +222,10 @@ def test_a_tensorboard_directory_that_cannot_be_written_never_stops_training(tmp
     # The loop is given outputs of which TensorBoard's has no folder: as read-only, but for root.
     (tmp_path / "blocked").write_text("a file where the folder should be")
     code = (
-        "import sys, runpy, train; from pathlib import Path\n"
-        "board = train.TensorBoardOutput\n"
+        "import sys, runpy; from dreamerv2 import runner; from pathlib import Path\n"
+        "board = runner.TensorBoardOutput\n"
         f"blocked = Path({str(tmp_path)!r}, 'blocked')\n"
-        "train.TensorBoardOutput = lambda folder, start: board(blocked, start)\n"
+        "runner.TensorBoardOutput = lambda folder, start: board(blocked, start)\n"
         f"sys.argv = [{str(LIGHT)!r}, *sys.argv[1:]]\n"
         f"runpy.run_path({str(LIGHT)!r}, run_name='__main__')\n"
     )

@@ -6,7 +6,6 @@ from reliable import TINY
 
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.config.flags import Flags
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.replay.replay import Replay
 from dreamerv2.common.run.checkpoint import Checkpoint
@@ -30,7 +29,7 @@ def make_config(*flags) -> Config:
     """The config of a tiny model."""
     few = ["--dataset.batch", "3", "--dataset.length", "6", "--replay.minlen", "6"]
     few += ["--replay.maxlen", "9"]
-    return Flags(Config(paths.load_configs()["defaults"])).parse([*TINY, *few, *flags])
+    return Config(paths.load_configs()["defaults"]).parse_flags([*TINY, *few, *flags])
 
 
 def make_learner(config, folder) -> Learner:

@@ -110,7 +110,7 @@ def test_a_loss_or_gradient_that_is_not_finite_is_named_and_its_batch_kept(tmp_p
 def test_a_failed_batch_that_cannot_be_kept_is_no_second_failure(tmp_path):
     learner = make_learner(make_config("--precision", "32"), tmp_path)
     (tmp_path / "failed_batch_0.npz").mkdir()
-    learner.agent.model_opt.targets[0].assign(learner.agent.model_opt.targets[0] * np.nan)
+    learner.agent.model_opt.weights[0].assign(learner.agent.model_opt.weights[0] * np.nan)
     learner.update(3)
     with pytest.raises(UserError, match=r"model_loss is nan.*no file, because .*Is a directory"):
         learner.metrics()
@@ -129,10 +129,10 @@ def test_float16_overflows_are_skipped_and_counted(tmp_path):
     learner = make_learner(make_config("--precision", "16"), tmp_path)
     optimizer = learner.agent.model_opt
     optimizer.scaling.scale.assign(2.0**40)
-    weights = [variable.numpy() for variable in optimizer.targets]
+    weights = [variable.numpy() for variable in optimizer.weights]
     for update in range(3):
         learner.update(update)
-        assert all(np.array_equal(w, v) for w, v in zip(weights, optimizer.targets))
+        assert all(np.array_equal(w, v) for w, v in zip(weights, optimizer.weights))
     assert learner.metrics()["model_overflows"] == 3
     assert float(optimizer.scaling.scale) == 2.0**37, "each overflow halves the scale"
     optimizer.scaling.scale.assign(2.0**40)

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
-from dreamerv2.common.envs.wrappers import OneHotSpace
+from dreamerv2.common.envs.spaces import OneHotSpace
 
 
 class Counting(gymnasium.Env):

@@ -1,14 +1,21 @@
-"""Rows of experience that tell where they come from, for the tests of the replay."""
+"""Rows of experience whose values name their origin, for the tests of the replay."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 
 from dreamerv2.common.replay.replay import Replay
 
+SEARCHED = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+NAME = "20210102T030405-"  # of an episode; 32 hex digits follow
+
 
 def make_row(episode, t, last=-1, terminal=True, first=None):
-    """Return row t of an episode whose last row is `last`; every value tells episode and t."""
+    """Return row t of an episode whose last row is `last`; every value names episode and t."""
     is_last = t == last
     return {
         "image": np.full((2, 2, 1), (7 * episode + t) % 256, np.uint8),
@@ -35,10 +42,11 @@ def make_arrays(episode, steps):
 
 
 def check_rows(batch):
-    """Assert that all keys of every row of a batch come from the same time step."""
+    """Assert that all keys of every row are of one time step; return the episodes [B, T]."""
     episode, t = batch["action"][..., 0], batch["action"][..., 1]
     np.testing.assert_array_equal(batch["reward"], 100 * episode + t)
     np.testing.assert_array_equal(batch["image"][..., 1, 1, 0], (7 * episode + t) % 256)
+    return episode
 
 
 def fill(directory, lengths=(30, 12, 47), **options):
@@ -66,3 +74,20 @@ def sequences(batches, row):
     starts = [*np.flatnonzero(first), len(first)]
     assert starts[0] == 0, "the first row of a stream begins no sequence"
     return [action[a:b] for a, b in itertools.pairwise(starts)]
+
+
+def start_python(code, *args):
+    """Start a Python process that can import this module; its output is a pipe."""
+    command, env = (
+        [sys.executable, "-c", code, *map(str, args)],
+        {**os.environ, "PYTHONPATH": SEARCHED},
+    )
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def run_python(code, *args):
+    """Return the output of a Python process that ends with status 0."""
+    with start_python(code, *args) as process:
+        output = process.stdout.read()
+    assert process.returncode == 0, output
+    return output

@@ -1,4 +1,4 @@
-"""Environments of unusual observations, for runs of `gym_odd_envs:NAME` from the command line."""
+"""An environment with unusual observations, for the task `gym_odd_envs:Mixed-v0`."""
 
 import gymnasium
 import numpy as np
@@ -6,11 +6,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 
 class Mixed(gymnasium.Env):
-    """Two images (one of four channels), a matrix, a scalar, a choice and something to log.
-
-    Args:
-        bad: step at which the observation turns NaN; -1 never.
-    """
+    """Two images (one of four channels), a matrix, a scalar, a choice and a log entry."""
 
     observation_space = Dict(
         {
@@ -23,9 +19,6 @@ class Mixed(gymnasium.Env):
         }
     )
     action_space = Box(np.array([0, -np.inf], np.float32), np.array([4, np.inf], np.float32))
-
-    def __init__(self, bad: int = -1):
-        self.bad = bad
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -43,11 +36,10 @@ class Mixed(gymnasium.Env):
             "front": rng.integers(0, 256, (48, 40, 4), dtype=np.uint8),
             "map": rng.integers(0, 256, (20, 30), dtype=np.uint8),
             "joints": rng.uniform(-1, 1, (2, 2)),
-            "speed": np.float32(np.nan if self.count == self.bad else self.count),
+            "speed": np.float32(self.count),
             "gear": self.count % 3,
             "log_count": np.float32(self.count),
         }
 
 
 gymnasium.register("Mixed-v0", Mixed)
-gymnasium.register("Broken-v0", Mixed, kwargs={"bad": 7})

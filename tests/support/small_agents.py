@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-import tensorflow as tf
 from small_models import VECTORS, make_batch, randomize, small_config
 
 from dreamerv2.agent import Agent
@@ -42,7 +41,3 @@ def largest_difference(one, other):
             size = max(abs(left[key]), abs(right[key]), 1e-3)
             worst = max(worst, abs(left[key] - right[key]) / size)
     return worst
-
-
-def as_tensors(data):
-    return {key: tf.convert_to_tensor(value) for key, value in data.items()}

@@ -8,12 +8,13 @@ leaves float32's 6e-8 room for sums over some thousand terms.
 import functools
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dreamerv2.behavior import ActorCritic
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.nn.tfutils import Init, named_variables
+from dreamerv2.common.nn.variables import Init, named_variables
 from dreamerv2.world_model import WorldModel
 
 BOUND64, BOUND32 = 1e-9, 1e-5
@@ -32,6 +33,13 @@ SMALL = {
 }
 LAYER_NORM = {r".*\.norm": "layer"}
 GAUSSIAN = {"rssm.discrete": 0}
+
+
+def in_types(variants, *also_float32):
+    """Parametrize by (variant, dtype): every variant in float64, a few in float32 as well."""
+    pairs = [(variant, "float64") for variant in variants]
+    pairs += [(variant, "float32") for variant in also_float32]
+    return pytest.mark.parametrize(("variant", "dtype"), pairs)
 
 
 def small_config(*changes):
@@ -60,7 +68,7 @@ def make_batch(shapes=SHAPES, batch=3, length=5, actions=3, discrete=True, seed=
 
 
 def tensors_of(arrays):
-    """The same batch as tensors, which is what a model reads."""
+    """The same batch as tensors."""
     return {key: tf.convert_to_tensor(value) for key, value in arrays.items()}
 
 
@@ -103,8 +111,17 @@ def random_start(model, batch=3, seed=5):
 
 def numpy_of(nest):
     """Arrays in float64 (flags stay flags) of a nest of tensors."""
-    convert = lambda x: np.asarray(x, np.float64) if np.asarray(x).dtype != bool else np.asarray(x)  # noqa: E731
+
+    def convert(x):
+        x = np.asarray(x)
+        return x if x.dtype == bool else x.astype(np.float64)
+
     return tf.nest.map_structure(convert, nest)
+
+
+def flat(nest):
+    """[B, T, ...] -> [B*T, ...] for every tensor of a nest."""
+    return tf.nest.map_structure(lambda x: tf.reshape(x, (-1, *x.shape[2:])), nest)
 
 
 def assert_close(actual, expected, promise, factor=1.0):

@@ -68,7 +68,7 @@ class World:
         self.steps = {"train": 0, "eval": 0}  # taken by the environments
 
     def run(self, **changes) -> "World":
-        """Run the loop, with some knobs changed."""
+        """Run the loop, with some options changed."""
         train.train(self.config.update(changes), self.make_envs, self.make_agent)
         return self
 

@@ -1,4 +1,4 @@
-"""The main process's end of a process that runs one environment; ``worker`` is the other end."""
+"""Environments in one process each. ``worker`` is the program that those processes run."""
 
 import contextlib
 import math
@@ -7,15 +7,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Pipe
 from typing import Any
 
+import cloudpickle
+import gymnasium
+
 from dreamerv2.common.envs.vector import worker
+from dreamerv2.common.envs.vector.vector import BatchedEnv
 
 _MAIN = f"from {worker.__name__} import main; main()"
-# Each worker is one of several on this machine. Math libraries that start a thread for every core
-# in each of them slow all down (100-fold, measured, when more workers than cores do so).
+# One thread each, because math libraries that start a thread per core in every worker slow all of
+# them down (100-fold, measured, with more workers than cores).
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -24,18 +28,15 @@ class WorkerHangs(TimeoutError):
 
 
 class Abandoned(WorkerHangs):
-    """A worker had not answered when the run was to be stopped."""
+    """A worker had not answered when the run had to stop."""
 
 
 class WorkerDied(ConnectionError):
-    """A worker has ended without having been asked to."""
+    """A worker ended without a request."""
 
 
 class WorkerProcess:
-    """Starts one worker, asks it for commands and ends it.
-
-    It is a new Python interpreter, not a fork, because a fork of a process that runs TensorFlow can
-    hang. It never imports the main script.
+    """One worker: starts the process, sends commands and ends it.
 
     Args:
         constructor: makes the environment; pickled by cloudpickle.
@@ -55,14 +56,14 @@ class WorkerProcess:
             env=environment,
             pass_fds=files,
             stdin=subprocess.DEVNULL,
-            # Ctrl-C reaches the whole terminal group: the main process decides what ends when.
+            # Ctrl-C reaches the whole group of the terminal, but the main process ends the workers.
             start_new_session=True,
         )
         other.close()
         self.send("start", constructor)
 
     def send(self, command: str, argument: Any) -> None:
-        """Ask for a command; a worker that is gone is reported by ``receive``."""
+        """Ask for a command; ``receive`` reports a worker that has ended."""
         with contextlib.suppress(OSError):
             self._pipe.send((command, argument))
 
@@ -73,7 +74,7 @@ class WorkerProcess:
 
         Args:
             timeout: seconds it may take; 0 waits forever.
-            deadline: the moment (of time.monotonic) to give up at, asked again and again.
+            deadline: returns the moment (of time.monotonic) to give up; called again and again.
 
         Raises:
             The worker's own exception, caused by one that shows its traceback; WorkerHangs, with
@@ -107,12 +108,12 @@ class WorkerProcess:
         return result
 
     def ask_to_end(self) -> None:
-        """Have the worker close its environment and end; `close` waits for that."""
+        """Ask the worker to close its environment and end; `close` waits for the end."""
         if self._process.poll() is None:
             self.send("close", None)
 
     def close(self, latest: float = 0.0) -> None:
-        """End the process by force, if it has not ended by the moment `latest` (time.monotonic)."""
+        """Kill the process, if it has not ended by the moment `latest` (of time.monotonic)."""
         try:
             self._process.wait(max(0.0, latest - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -125,18 +126,111 @@ class WorkerProcess:
         self._process.send_signal(worker.DUMP_SIGNAL)
         latest = time.monotonic() + self.PATIENCE
         before, text = None, ""
-        # The worker has no way to say that it is done writing: until nothing more comes.
+        # The worker cannot report the end of the stack dump, so read until nothing more comes.
         while (not text or text != before) and time.monotonic() < latest:
             time.sleep(0.1)
             before, text = text, self._read_dump()
         return text
 
     def _read_dump(self) -> str:
-        # Not seek and read: they would move the place where the worker is writing.
+        # pread, because seek would move the position at which the worker writes.
         dump = os.pread(self._dump.fileno(), 2**20, 0)
         return dump.decode(errors="replace").strip()
 
 
+class ProcessVectorEnv(BatchedEnv):
+    """Environments that run in one process each.
+
+    The processes are new Python interpreters, not forks, because a fork of a process that runs
+    TensorFlow can hang. They do not import the main script, so it needs no ``__main__`` guard, and
+    they never import TensorFlow unless the environment itself does. They end when this process
+    ends, however it ends.
+
+    Args:
+      constructors: they travel by cloudpickle.
+      timeout: seconds that a worker may take to answer, at least 60 of them for making its
+        environment; 0 waits forever. A worker that hangs or dies counts as a failure.
+
+    Raises (in any method):
+      The environment's own exception, caused by one that shows the worker's traceback;
+      WorkerHangs, with the place where the worker hangs (Abandoned, if a stop did not let a reset
+      finish); WorkerDied.
+      All workers are closed before that.
+    """
+
+    def __init__(
+        self,
+        constructors: Sequence[Callable[[], gymnasium.Env]],
+        restarts: int = 0,
+        seeds: Sequence[int] | None = None,
+        timeout: float = 0,
+    ):
+        self._timeout = timeout
+        self._deadline = math.inf  # for all workers together, see hurry
+        self.abandoned = set()
+        super().__init__(constructors, restarts, seeds)
+
+    def hurry(self, seconds: float = 5.0) -> None:
+        """Wait for workers no longer than this from now on, because the run is being stopped.
+
+        An episode whose worker has not answered by then is marked as truncated.
+        """
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def _open(self, constructors: Sequence[Callable]) -> list[tuple]:
+        self._constructors = [cloudpickle.dumps(constructor) for constructor in constructors]
+        self._workers: list[WorkerProcess] = []
+        for payload in self._constructors:  # one by one: an interrupt must find all of them
+            self._workers.append(WorkerProcess(payload))
+        return [self._receive(index, "start") for index in range(len(self._workers))]
+
+    def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
+        try:
+            return super()._ask(command, arguments)
+        except BaseException:
+            self.close(terminate=True)
+            raise
+
+    def _replace(self, index: int, error: Exception) -> None:
+        process, latest = self._workers[index], 0.0
+        if not isinstance(error, WorkerHangs | WorkerDied):
+            process.ask_to_end()  # the environment may hold processes or licences of its own
+            latest = time.monotonic() + WorkerProcess.PATIENCE
+        process.close(latest)
+        self._workers[index] = WorkerProcess(self._constructors[index])
+        self._receive(index, "start")
+
+    def _send(self, index: int, command: str, argument: Any) -> None:
+        self._workers[index].send(command, argument)
+
+    def _receive(self, index: int, command: str) -> Any:
+        return self._workers[index].receive(command, self._timeout, lambda: self._deadline)
+
+    def _gives_up(self, error: Exception) -> bool:
+        lost = isinstance(error, WorkerHangs | WorkerDied)
+        return lost and time.monotonic() >= self._deadline
+
+    def _abandon(self, index: int, command: str, error: Exception) -> Any:
+        """Answer for a worker that a stop does not wait for; a reset has no answer."""
+        self._workers[index].close()
+        self.abandoned.add(index)
+        if command == "step":
+            return self._truncated(index)
+        if command == "render":
+            return None
+        raise Abandoned(*error.args) from error
+
+    def close_extras(self, terminate: bool = False, **kwargs) -> None:
+        """Close every environment and wait until its process has ended, together for all."""
+        latest = 0.0
+        if not terminate:
+            for process in self._workers:
+                process.ask_to_end()
+            latest = time.monotonic() + WorkerProcess.PATIENCE
+        for process in self._workers:
+            process.close(latest)
+
+
 def _import_path() -> Iterable[str]:
-    """Where this process finds modules; '' (the working directory) spelled out."""
+    """Return this process's sys.path, with the working directory in place of ''."""
     return [path or os.getcwd() for path in sys.path]

@@ -1,4 +1,4 @@
-"""The process in which ``vector.ProcessVectorEnv`` runs one environment.
+"""The program of a process in which ``process.ProcessVectorEnv`` runs one environment.
 
 ``main`` finds two inherited file descriptors in sys.argv[1:]: a pipe and a file for stack dumps.
 """
@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 import cloudpickle
 import gymnasium
 
-DUMP_SIGNAL = signal.SIGUSR1  # asks a hung worker to write where it is
-serving = False  # whether this process is such a worker
+DUMP_SIGNAL = signal.SIGUSR1  # makes a hung worker write its stack
 
 
 class WorkerTraceback(Exception):
-    """The traceback of an exception in a worker, as text; the cause of what is raised."""
+    """The traceback of an exception in a worker, as text."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
@@ -30,9 +29,9 @@ class WorkerTraceback(Exception):
 
 @dataclass
 class Failure:
-    """An exception on its way from the worker to the main process."""
+    """An exception that travels from the worker to the main process."""
 
-    error: bytes  # pickled; empty if that failed
+    error: bytes  # pickled; empty if pickling failed
     summary: str
     trace: str
 
@@ -55,7 +54,7 @@ class Failure:
 
 
 class Inner(NamedTuple):
-    """What an environment is before the wrappers of this package: its own spaces and rendering."""
+    """Spaces and render mode of an environment before the wrappers of this package."""
 
     observation_space: gymnasium.Space
     action_space: gymnasium.Space
@@ -63,11 +62,11 @@ class Inner(NamedTuple):
 
 
 def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
-    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render', 'inner', or
-    'begin_again' with a number that no worker before had, see Restart.
+    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render' or 'inner'.
 
-    'reset' gives the observation, 'step' observation, reward, terminated and truncated. The infos
-    are left out: nothing reads them, and they may hold what cannot be pickled or stacked.
+    'reset' returns the observation, 'step' observation, reward, terminated and truncated. Infos are
+    left out, because nothing reads them and they may hold objects that cannot be pickled or
+    stacked.
     """
     if command == "step":
         return env.step(argument)[:4]
@@ -79,31 +78,17 @@ def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
             return env.render()
         except Exception as error:  # No video is worth the environment: answer with the reason.
             return f"render() raised {type(error).__name__}: {error}"
-    if command == "begin_again":
-        return getattr(env, "begin_again", lambda life: None)(argument)
     if command == "inner":
         inner = env.unwrapped
         return Inner(inner.observation_space, inner.action_space, inner.render_mode)
     raise ValueError(f"Unknown command '{command}'.")
 
 
-def work_ahead(env: gymnasium.Env | None) -> bool:
-    """Give an environment with a method `work_ahead` a moment; False if it has nothing to do."""
-    method = getattr(env.unwrapped, "work_ahead", None) if env is not None else None
-    return method is not None and method()
-
-
 def serve(pipe: Connection) -> None:
-    """Answer commands by (result, None) or (None, Failure), until 'close' or the pipe's end.
-
-    An environment may have a method `work_ahead() -> bool`, a moment of work ahead of time. It is
-    called between commands, until it returns False.
-    """
+    """Answer commands by (result, None) or (None, Failure), until 'close' or the pipe's end."""
     env = None
     while True:
         try:
-            while not pipe.poll() and work_ahead(env):
-                pass
             command, argument = pipe.recv()
         except (EOFError, ConnectionResetError):
             command = "close"  # the main process is gone
@@ -131,10 +116,8 @@ def _end_with(parent: int) -> None:
 
 def main() -> None:
     """Serve the pipe given on the command line."""
-    global serving
-    serving = True
     pipe, dump = (int(descriptor) for descriptor in sys.argv[1:3])
-    faulthandler.enable(dump)  # also names the place of a crash in compiled code
+    faulthandler.enable(dump)  # names the place of a crash in compiled code, too
     faulthandler.register(DUMP_SIGNAL, dump)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     serve(Connection(pipe))

@@ -1,4 +1,4 @@
-"""The configuration: its values are an interface, its types come from the defaults."""
+"""The configuration: names and types of its options come from the defaults."""
 
 import copy
 import pickle
@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dreamerv2 import rules
 from dreamerv2.common.config import values
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.config.paths import load_configs
@@ -38,7 +37,6 @@ def test_nested_dotted_and_attribute_access_agree():
     assert "a.d" in config and "a.x" not in config and 3 not in config
     assert config == {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": "x"}
     assert config.to_dict() == {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": "x"}
-    assert {config: 1}[Config(config.to_dict())] == 1, "equal configs have different hashes"
 
 
 def test_missing_keys_name_the_nearest():
@@ -50,15 +48,12 @@ def test_missing_keys_name_the_nearest():
 
 def test_config_cannot_be_changed():
     config = Config(a=1, b={"c": 2})
-    for change, error in [
-        (lambda: setattr(config, "a", 2), AttributeError),
-        (lambda: setattr(config.b, "c", 3), AttributeError),
-        (lambda: delattr(config, "a"), AttributeError),
-        (lambda: config.__setitem__("a", 2), TypeError),
-        (lambda: config.__delitem__("a"), TypeError),
-    ]:
-        with pytest.raises(error, match="cannot be changed"):
-            change()
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        config.b.c = 3
+    with pytest.raises(AttributeError):
+        del config.a
+    with pytest.raises(TypeError):
+        config["a"] = 2
     config.flat["a"] = 5
     config.to_dict()["b"]["c"] = 5
     assert config == {"a": 1, "b": {"c": 2}}, "the content was reached through a view"
@@ -179,9 +174,9 @@ def test_values_take_the_type_of_the_default(key, value, result):
 def test_wrong_types_fail_with_key_value_and_wanted_type(key, bad, wanted):
     with pytest.raises(UserError) as error:
         TYPES.update({key: bad})
-    shown = str(bad[0] if "list" not in wanted and key == "ints" else bad)
+    shown = values.show(bad[0] if "list" not in wanted and key == "ints" else bad)
     assert str(error.value).startswith(f"--{key} ") and wanted in str(error.value)
-    assert shown.encode("utf-8", "backslashreplace").decode() in str(error.value)
+    assert shown in str(error.value)
 
 
 @pytest.mark.parametrize("bad", [None, [None], [[1]], object(), float("nan"), b"x"])
@@ -190,10 +185,17 @@ def test_a_default_without_possible_type_fails(bad):
         Config(a=bad)
 
 
-def test_numbers_are_taken_for_knobs_that_are_text_for_another_reason():
+def test_numbers_are_accepted_where_the_default_is_text_for_another_reason():
     config = DEFAULTS.update(precision=16, checkpoint_every=1e4)
     assert (config.precision, config.checkpoint_every) == ("16", "10000")
-    rules.validate(config)
+
+
+@pytest.mark.parametrize(
+    "names, precision",
+    [("float32 fp32 FP32 32", "32"), ("float16 fp16 16", "16"), ("bf16 bfloat16", "bfloat16")],
+)
+def test_precisions_have_several_names(names, precision):
+    assert {DEFAULTS.update(precision=name).precision for name in names.split()} == {precision}
 
 
 # Schedules and intervals ------------------------------------------------------------------------
@@ -265,7 +267,7 @@ TREES = st.recursive(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=st.dictionaries(NAMES, TREES, max_size=4))
 @example(content={"0": {"0": ":0"}})
@@ -323,31 +325,13 @@ def test_unreadable_files_are_named(tmp_path):
             Config.load(tmp_path / name)
 
 
-def test_named_configs_must_be_mappings(tmp_path):
-    (tmp_path / "configs.yaml").write_text("defaults: {a: 1}\natari: 3\n")
-    with pytest.raises(UserError, match="mappings"):
-        load_configs(tmp_path / "configs.yaml")
-
-
 PLAIN = "a b seed rssm hidden : - [ ] { } & * ! | > ' % @ 1 1e4 .inf null ~ , # ? << é 0x_ 1_"
-OTHERS = [
-    "\n",
-    ":\n ",
-    "\n \t",
-    '"',
-    "&a",
-    "*a",
-    "!!set",
-    "!!binary",
-    "!!omap",
-    "2020-01-01",
-    "\x00",
-]
+OTHERS = ["\n", ":\n ", "\n \t", '"', "&a", "*a", "!!set", "!!binary", "!!omap", "2020-01-01", "\0"]
 SNIPPETS = st.sampled_from(PLAIN.split() + OTHERS)
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=st.lists(SNIPPETS).map(" ".join) | st.text())
 def test_any_text_is_a_config_or_a_sentence(text, tmp_path):

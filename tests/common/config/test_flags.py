@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamerv2.common.config import flags
-from dreamerv2.common.config.config import SCHEDULED, Config
-from dreamerv2.common.config.paths import configs_path, load_configs
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.config.paths import KINDS, load_configs
 from dreamerv2.common.errors import UserError
 
 CONFIGS = load_configs()
@@ -94,7 +94,7 @@ def test_flags_win_over_named_configs_wherever_they_stand():
         ("--loss_scales.mine 2", "loss_scales.mine", 2.0),
     ],
 )
-def test_values_take_the_type_of_the_knob(line, key, value):
+def test_values_take_the_type_of_the_option(line, key, value):
     result = parse(line)[key]
     assert (type(result), result) == (type(value), value)
 
@@ -121,7 +121,7 @@ def test_regex_flags_change_all_matches():
         ("junk --seed 1", "'junk'"),
         ("-seed 1", "'-seed'"),
         ("--", "'--'"),
-        ("--=3", "'--'"),
+        ("--=3", "''"),
         ("--rssm 3", "group rssm.hidden"),
         (r"--.*\.nrm layer", "matches"),
         ("--( 3", "regular expression"),
@@ -160,7 +160,7 @@ TOKENS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(argv=st.lists(TOKENS, max_size=6))
 def test_any_flags_are_a_config_or_a_sentence(argv):
     if any(item == "-h" or item.partition("=")[0] in ("--help", "---h") for item in argv):
@@ -172,16 +172,16 @@ def test_any_flags_are_a_config_or_a_sentence(argv):
             assert str(error)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(key=st.sampled_from(sorted(DEFAULTS.flat)), value=TOKENS)
-def test_any_value_of_any_knob_is_a_config_or_a_sentence(key, value):
+def test_any_value_of_any_option_is_a_config_or_a_sentence(key, value):
     try:
         config = flags.parse([f"--{key}={value}"], CONFIGS)
     except UserError as error:
         assert key in str(error)
     else:
-        kinds = {type(DEFAULTS[key])} | ({str} if key in SCHEDULED else set())
-        assert type(config[key]) in kinds, "a flag changed a knob's type"
+        kinds = {type(DEFAULTS[key])} | ({str} if key in KINDS else set())
+        assert type(config[key]) in kinds, "a flag changed an option's type"
 
 
 # Scripts and notebooks --------------------------------------------------------------------------
@@ -256,20 +256,19 @@ def test_help_is_quick_and_complete(line, tmp_path):
     assert "kl.balance 0.5" in result.stdout and r".*\.norm layer" in result.stdout
 
 
-def test_every_knob_has_a_comment():
-    comments = flags.knob_comments(configs_path().read_text(encoding="utf-8"))
+def test_every_option_and_named_config_has_a_comment():
+    comments = flags.option_comments(DEFAULTS.source())
     bare = [key for key in DEFAULTS.flat if len(comments.get(key, "")) < 8]
-    assert not bare, "knobs without a meaning or unit in configs.yaml"
-
-
-def test_every_named_config_has_a_comment():
-    source = configs_path().read_text(encoding="utf-8")
+    assert not bare, "options without a meaning or unit in configs.yaml"
     for name in CONFIGS:
-        assert name == "defaults" or flags.config_comment(source, name).endswith("."), name
+        assert name == "defaults" or flags.config_comment(DEFAULTS.source(), name).endswith("."), (
+            name
+        )
 
 
 def test_help_shows_the_comment_and_the_value():
-    text = flags.help_text(DEFAULTS, CONFIGS, configs_path().read_text(encoding="utf-8"))
+    text = flags.help_text(DEFAULTS, CONFIGS)
     line = next(line for line in text.splitlines() if "--imag_horizon" in line)
     assert line.split(maxsplit=2)[1] == "15" and "agent steps" in line
+    assert "linear(from,to,steps)" in text, "the top of configs.yaml is missing"
     assert max(map(len, text.splitlines())) <= 100, "lines wrap in a terminal"

@@ -1,6 +1,6 @@
-"""Crafter: rewards and achievements, the same worlds everywhere, and worlds made ahead."""
+"""Crafter: rewards, achievements, and the same worlds in every process."""
 
-import time
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +10,8 @@ from dreamerv2.common.envs import make_env, make_vector_env
 from dreamerv2.common.errors import UserError
 
 pytestmark = need("crafter", "crafter")
+crafter = pytest.importorskip("crafter")
+recorder = pytest.importorskip("crafter.recorder")
 
 
 class TestCrafter(EnvContract):
@@ -41,66 +43,24 @@ def test_crafter_death_terminates():
     assert ends and all(row[2] and not row[3] for row in ends)
 
 
-def test_crafter_is_the_same_in_every_process():
+def test_worlds_are_those_of_crafter_and_equal_in_every_process():
     """The original walks through sets of objects in the order of their memory addresses."""
-    actions = np.eye(17, dtype=np.float32)[np.random.default_rng(0).integers(17, size=(300, 2))]
-    envs = make_vector_env("crafter_reward", env_config(), 2, "process", seeds=[3, 3])
-    envs.reset()
-    junk = [[object() for _ in range(n)] for n in range(300)]  # moves what is made after it
+    actions = np.eye(17, dtype=np.float32)[np.random.default_rng(0).integers(17, size=120)]
+    envs = make_vector_env("crafter_reward", env_config(), 1, "process", "train", [3])
+    junk = [[object() for _ in range(n)] for n in range(300)]  # moves later objects in memory
     local = make_env("crafter_reward", env_config(), seed=3)
-    local.reset()
-    for action in actions[:, 0]:
-        images = envs.step(np.stack([action, action]))[0]["image"]
-        image, _, over, _, _ = local.step(action)
-        assert np.array_equal(images[0], images[1]) and np.array_equal(images[0], image["image"])
+    first = local.reset()[0]["image"]
+    assert np.array_equal(envs.reset()[0]["image"][0], first)
+    assert np.array_equal(crafter.Env(seed=3).reset(), first)
+    for action in actions:
+        images = envs.step(action[None])[0]["image"]
+        obs, _, over, _, _ = local.step(action)
+        assert np.array_equal(images[0], obs["image"])
         if over:
             break
-    assert junk
     envs.close()
-
-
-def looks_of(world) -> tuple:
-    """All that a world of Crafter holds, and the state of its random numbers."""
-    things = [(type(thing).__name__, *thing.pos) for thing in world.objects]
-    return world._mat_map.tolist(), things, world.random.get_state()[1].tolist()
-
-
-def test_crafter_worlds_made_ahead_are_those_of_crafter():
-    import crafter
-
-    from dreamerv2.common.envs.crafter import _OrderedWorld
-
-    env = make_env("crafter_reward", env_config(), seed=5)
-    original = crafter.Env(seed=5)
-    original._world.__class__ = _OrderedWorld
-    ahead, first = 0, None
-    for episode in range(3):
-        image = env.reset()[0]["image"]
-        assert np.array_equal(image, original.reset()), f"another image in episode {episode}"
-        world = env.unwrapped._game._world
-        assert looks_of(world) == looks_of(original._world), f"another world in episode {episode}"
-        first = first or looks_of(world)
-        for _ in range([0, 500, 10_000][episode]):  # nothing, a part and all of it made ahead
-            ahead += env.unwrapped.work_ahead()
-    assert not env.unwrapped.work_ahead() and 500 < ahead < 10_000
-    env.reset(seed=5)
-    again = looks_of(env.unwrapped._game._world)
-    assert again == first, "a reset with a seed does not begin its series again"
-
-
-def test_a_worker_makes_the_next_world_of_crafter_while_it_waits():
-    envs = make_vector_env("crafter_reward", env_config(), 1, "process", seeds=[0])
-    took = []
-    for pause in (0, 1, 0, 1, 0, 1):
-        envs.reset()
-        time.sleep(pause)
-        start = time.perf_counter()
-        envs.reset()
-        took.append(time.perf_counter() - start)
-    envs.close()
-    assert min(took[1::2]) < 0.5 * min(took[::2]), (
-        f"seconds per reset, with and without time: {took}"
-    )
+    assert junk and not np.array_equal(local.reset()[0]["image"], first), "one world repeats"
+    assert np.array_equal(local.reset(seed=3)[0]["image"], first), "a seed begins its series"
 
 
 def test_crafter_refuses_other_names_and_action_repeat():
@@ -108,3 +68,32 @@ def test_crafter_refuses_other_names_and_action_repeat():
         make_env("crafter_rewrd", env_config())
     with pytest.raises(UserError, match="action_repeat 1, not 4"):
         make_env("crafter_reward", env_config(action_repeat=4))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_every_episode_leaves_a_line_of_crafters_own_statistics(tmp_path, mode):
+    config = env_config(logdir=str(tmp_path), time_limit=30)
+    env = make_env("crafter_noreward", config, mode)
+    official = recorder.StatsRecorder(crafter.Env(seed=0, length=30), tmp_path / "official")
+    env.reset(seed=0), official.reset()
+    for step in range(60):
+        action = step % 17
+        env.step(np.eye(17, dtype=np.float32)[action])
+        if official.step(action)[2]:
+            env.reset(), official.reset()
+    lines = (tmp_path / f"crafter_{mode}" / "stats.jsonl").read_text().splitlines()
+    ours, theirs = map(json.loads, (lines[0], read_official(tmp_path)[0]))
+    assert len(lines) == 2 and ours == theirs and list(ours) == list(theirs)
+    assert sum("achievement" in key for key in ours) == 22 and ours["reward"] != 0
+
+
+def read_official(folder):
+    return (folder / "official" / "stats.jsonl").read_text().splitlines()
+
+
+def test_statistics_that_cannot_be_written_are_reported_in_a_sentence(tmp_path):
+    (tmp_path / "crafter_train").write_text("a file where a folder must be")
+    env = make_env("crafter_reward", env_config(logdir=str(tmp_path), time_limit=1))
+    env.reset()
+    with pytest.raises(UserError, match="Could not write .*stats.jsonl: .*exists"):
+        env.step(np.eye(17, dtype=np.float32)[0])

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -39,14 +43,53 @@ def test_action_repeat_and_time_limit_of_the_config_apply():
     assert env.unwrapped is not None
 
 
-def test_a_name_of_another_package_says_how_to_name_that():
-    with pytest.raises(UserError, match="name the module: gym_MODULE:NAME"):
-        gym.make("NoSuch/Game-v5", env_config())
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoSuch/Game-v5", "name the module: gym_MODULE:NAME"),
+        ("CartPol-v1", "Did you mean 'CartPole-v1'"),
+        ("Pong-v4", "Did you mean 'atari_pong'"),
+        ("ALE/Pong-v5", "Did you mean 'atari_pong'"),
+        ("SpaceInvadersNoFrameskip-v4", "Did you mean 'atari_space_invaders'"),
+        ("Pong-ramDeterministic-v4", "Did you mean 'atari_pong'"),
+        ("MiniGrid-DoorKey-6x6-v0", "Did you mean 'minigrid_DoorKey-6x6'"),
+        ("BabyAI-GoToObj-v0", "Did you mean 'minigrid_BabyAI-GoToObj-v0'"),
+        ("CrafterReward-v1", "Did you mean 'crafter_reward'"),
+        ("dm_control/walker-walk-v0", "Did you mean 'dmc_walker_walk'"),
+    ],
+)
+def test_an_unknown_id_is_refused_and_the_nearest_task_named(name, message, monkeypatch):
+    foreign = ("ALE/", "MiniGrid-", "BabyAI-", "Crafter")  # as if no suite had registered them
+    known = {k: v for k, v in gymnasium.registry.items() if not k.startswith(foreign)}
+    known = {k: v for k, v in known.items() if "Pong" not in k and "Invaders" not in k}
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", known)
+    with pytest.raises(UserError, match=message):
+        gym.make(name, env_config())
 
 
-def test_unknown_names_say_the_nearest():
-    with pytest.raises(UserError, match="Did you mean 'CartPole-v1'"):
-        make_env("gym_CartPol-v1", env_config())
+def test_a_module_of_the_current_folder_is_found_from_the_console_command(tmp_path):
+    module = "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+    (tmp_path / "own_module.py").write_text(module + "gymnasium.register('Own-v0', CartPoleEnv)\n")
+    script = tmp_path / "bin" / "command.py"  # Python puts its folder in front of sys.path
+    script.parent.mkdir()
+    script.write_text(
+        "from dreamerv2.common.envs import make_vector_env\n"
+        "import types\n"
+        "config = types.SimpleNamespace(action_repeat=1, time_limit=0, render_size=(64, 64))\n"
+        "for parallel in ('none', 'process'):\n"
+        "    args = config, 1, parallel, 'train', [0]\n"
+        "    envs = make_vector_env('gym_own_module:Own-v0', *args)\n"
+        "    print(envs.reset()[0]['observation'].shape)\n"
+        "    envs.close()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == "(1, 4)\n(1, 4)\n", ran.stderr
 
 
 def test_a_missing_dependency_is_said_in_a_sentence():
@@ -115,99 +158,6 @@ def test_evaluation_renders_what_can_be_rendered(mode, broken, expected):
     assert expected is None or env.render().shape == (4, 5, 3)
     env.close()
     assert Filmed.unclosed == 0, "made twice, closed once"
-
-
-class Observes(gymnasium.Env):
-    """One observation, again and again."""
-
-    def __init__(self, space, value):
-        self.observation_space = space
-        self.action_space = spaces.Discrete(2)
-        self.value = value
-
-    def reset(self, *, seed=None, options=None):
-        return self.value, {}
-
-    def step(self, action):
-        return self.value, 0.0, False, False, {}
-
-
-IMAGE = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-
-
-@pytest.mark.parametrize(
-    ("space", "value", "expected"),
-    [
-        (spaces.Box(0, 255, (2, 2, 3), np.uint8), IMAGE, {"image": IMAGE}),
-        (spaces.Box(0, 255, (2, 2), np.uint8), IMAGE[..., 0], {"image": IMAGE[..., :1]}),
-        (spaces.Box(-1, 1, (2,), np.float64), [0.5, 1], {"observation": [0.5, 1]}),
-        (spaces.Box(-1, 1, (), np.float32), 0.5, {"observation": 0.5}),
-        (spaces.Box(0, 9, (2, 2), np.int64), [[1, 2], [3, 4]], {"observation": [1, 2, 3, 4]}),
-        (spaces.Box(0, 255, (3,), np.uint8), [1, 2, 255], {"observation": [1, 2, 255]}),
-        (spaces.Box(0, 255, (2,), np.int64), [1.0, 2.0], {"observation": [1, 2]}),
-        (spaces.Box(0, 1, (2,), np.int64), [True, False], {"observation": [1, 0]}),
-        (spaces.Box(0, 9, (2,), np.float32), [3, 4], {"observation": [3, 4]}),
-        (spaces.Discrete(3, start=4), 5, {"observation": [0, 1, 0]}),
-        (spaces.Discrete(3, start=4), [5], {"observation": [0, 1, 0]}),
-        (spaces.MultiBinary(2), [True, False], {"observation": [1, 0]}),
-        (spaces.MultiDiscrete([2, 3]), [1, 2], {"observation": [0, 1, 0, 0, 1]}),
-        (spaces.MultiBinary(2), [1, 0], {"observation": [1, 0]}),
-        (
-            spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)}), "c": spaces.Box(0, 1, (1,))}),
-            {"a": {"b": 1}, "c": [0.25]},
-            {"a.b": [0, 1], "c": [0.25]},
-        ),
-    ],
-)
-def test_observations_of_many_kinds_become_a_dict(space, value, expected):
-    env = gym.wrap(Observes(space, value), env_config(render_size=(2, 2)))
-    obs, _ = env.reset()
-    assert set(obs) == set(expected) == set(env.observation_space)
-    for key, array in obs.items():
-        assert array.tolist() == np.asarray(expected[key]).tolist(), key
-        assert env.observation_space[key].contains(array), key
-        assert array.dtype == (np.uint8 if key == "image" else np.float32)
-
-
-def test_text_is_left_out_with_a_warning():
-    space = spaces.Dict({"text": spaces.Text(5), "x": spaces.Box(0, 1, (1,))})
-    with pytest.warns(UserWarning, match="text observation 'text' is left out"):
-        env = gym.wrap(Observes(space, {"text": "hello", "x": [0.0]}), env_config())
-    assert set(env.reset()[0]) == {"x"}
-
-
-def test_unsupported_observations_are_refused_by_key():
-    space = spaces.Dict({"pair": spaces.Tuple([spaces.Discrete(2)])})
-    with pytest.raises(UserError, match="observation 'pair' is Tuple"):
-        gym.wrap(Observes(space, None), env_config())
-
-
-def test_two_observations_of_one_name_are_refused():
-    number = spaces.Box(0, 1, (1,))
-    space = spaces.Dict({"a.b": number, "a": spaces.Dict({"b": number})})
-    with pytest.raises(UserError, match=r"\['a'\]\['b'\] and \['a.b'\] would both be called 'a.b'"):
-        gym.wrap(Observes(space, None), env_config())
-
-
-@pytest.mark.parametrize(
-    ("space", "value", "message"),
-    [
-        (spaces.Box(0, 255, (2, 2, 3), np.uint8), IMAGE / 255, r"float64 \[2, 2, 3\]; .* uint8"),
-        (spaces.Box(0, 1, (2, 2)), np.zeros((2, 3)), r"\[2, 3\]; .* float32 \[4\]"),
-        (spaces.Discrete(3), 3, "'observation' .* out of range"),
-        (spaces.Discrete(3), [0, 1], "does not fit its space .*2 entries instead of 1"),
-        (spaces.MultiDiscrete([2, 3]), 1, "does not fit its space .*1 entries instead of 2"),
-        (spaces.Box(0, 9, (1,), np.int64), [0.5], "float64 values, where the space has int64"),
-        (spaces.Box(0, 9, (1,), np.int64), [np.nan], "float64 values, where the space has int64"),
-        (spaces.Box(0, 255, (1,), np.uint8), [-1], "int64 values, where the space has uint8"),
-        (spaces.Dict({"x": spaces.Box(0, 1, (1,))}), {"y": [0.0]}, "'x' is missing"),
-        (spaces.Box(0, 1, (1,)), [np.nan], "'observation' contains NaN"),
-    ],
-)
-def test_a_broken_observation_is_named_with_what_was_expected(space, value, message):
-    env = gym.wrap(Observes(space, value), env_config(render_size=(2, 2)))
-    with pytest.raises(UserError, match=message):
-        env.reset()
 
 
 def test_what_is_no_environment_is_refused():

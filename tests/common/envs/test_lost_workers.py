@@ -1,6 +1,5 @@
-"""Worker processes that die, hang or outlive the run: reported, replaced, given up, ended."""
+"""Environments that fail, and worker processes that die, hang or survive the main process."""
 
-import functools
 import os
 import signal
 import subprocess
@@ -11,11 +10,12 @@ import time
 import numpy as np
 import pytest
 from env_contract import env_config
-from env_fakes import ACTIONS, Counting, Failing, alive
+from env_fakes import ACTIONS, VECTOR, Counting, Failing, Scripted, alive
 
 from dreamerv2.common.envs import vectorize
+from dreamerv2.common.envs.spaces import CheckSpaces
 from dreamerv2.common.envs.vector.process import Abandoned, WorkerProcess
-from dreamerv2.common.envs.wrappers import Restart
+from dreamerv2.common.errors import UserError
 
 
 def test_a_worker_that_dies_is_reported(vector):
@@ -33,17 +33,25 @@ def test_a_hung_worker_is_reported_with_the_place_where_it_hangs(vector):
     assert not any(alive(pid) for pid in pids), "the hung worker lives on"
 
 
-@pytest.mark.parametrize("failure", ["hang", "die"])
-def test_a_lost_worker_is_started_again_and_its_episode_truncated(vector, tmp_path, failure):
+WAYS = [("none", "raise"), ("process", "raise"), ("process", "hang"), ("process", "die")]
+
+
+@pytest.mark.parametrize(("parallel", "failure"), WAYS)
+def test_a_failed_environment_is_made_anew_and_its_episode_truncated(
+    vector, tmp_path, caplog, parallel, failure
+):
     once = str(tmp_path / "failed")
     config = env_config(env_timeout=2, env_restarts=1)
-    envs = vector([Counting, lambda: Failing({2: failure}, once)], "process", config)
+    envs = vector([Counting, lambda: Failing({2: failure}, once)], parallel, config)
     envs.reset()
     envs.step(ACTIONS)
     obs, reward, terminated, truncated, _ = envs.step(ACTIONS)
     assert obs["step"].tolist() == [[2], [1]], "the last observation was not repeated"
     assert reward.tolist() == [2, 0]
     assert truncated.tolist() == [False, True] and not terminated.any()
+    assert [frame is None for frame in envs.render()] == [False, True]
+    assert "Environment 1 failed in step and is made anew (0 restarts left)" in caplog.text
+    assert failure != "raise" or "broken physics in step 2" in caplog.text, "no traceback"
     obs, _ = envs.reset(options={"reset_mask": np.array([False, True])})
     assert obs["step"].tolist() == [[2], [0]]
     assert envs.step(ACTIONS)[0]["step"].tolist() == [[3], [1]]
@@ -58,34 +66,58 @@ class Seeded(Failing):
         return {**obs, "episode": np.float32(self.episode)}, info
 
 
-@pytest.mark.parametrize("where", [1, -1])
-def test_a_new_worker_plays_other_episodes_and_the_same_in_every_run(vector, tmp_path, where):
+@pytest.mark.parametrize("parallel", ["none", "process"])
+def test_a_new_worker_plays_other_episodes_and_the_same_in_every_run(vector, tmp_path, parallel):
+    """Environment 0 fails in its first steps, environment 1 in its first reset."""
     played = []
     for attempt in "ab":
-        constructors = []
-        for seed in (5, 6):
-            once = str(tmp_path / f"{attempt}{seed}")
-            make = lambda seed, once=once: Seeded({where: "die"}, once)  # noqa: E731
-            constructors.append(functools.partial(Restart, make, 0, seed))
-        envs = vector(constructors, "process", env_config(env_restarts=1))
+        once = [str(tmp_path / f"{attempt}{index}") for index in range(2)]
+        make = [
+            lambda: Seeded({1: "raise"}, once[0], times=2),  # noqa: B023
+            lambda: Seeded({-1: "raise"}, once[1]),  # noqa: B023
+        ]
+        envs = vector(make, parallel, env_config(env_restarts=2), [5, 6])
         seeds = [*envs.reset()[0]["episode"]]
-        if where == 1:
+        for _ in range(2):
             truncated = envs.step(ACTIONS)[3]
-            seeds += [*envs.reset(options={"reset_mask": truncated})[0]["episode"]]
+            seeds.append(envs.reset(options={"reset_mask": truncated})[0]["episode"][0])
         played.append(seeds)
     assert played[0] == played[1], "--seed decides everything"
-    assert len(set(played[0][-2:]) - {5, 6}) == 2, "the first episodes were played again"
+    assert played[0][0] == 5 and len({*played[0], 6}) == 5, "a seed was used again"
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_hanging_reset_is_tried_again_in_a_new_worker(vector, tmp_path, times):
+@pytest.mark.parametrize("step", [-1, 1])
+def test_restarts_run_out(vector, step):
+    made = []
+
+    def construct():
+        made.append(1)
+        return Failing({step: "raise"})
+
+    envs = vector([construct], "none", env_config(env_restarts=2))
+    with pytest.raises(ValueError, match="broken physics"):
+        for _ in range(3):
+            envs.reset()
+            envs.step(ACTIONS[:1])
+    assert len(made) == 3, "made a different number of times than once and two restarts"
+
+
+def test_a_user_error_is_not_tried_again(vector):
+    envs = vector([lambda: CheckSpaces(Scripted(VECTOR, {}))], "none", env_config(env_restarts=5))
+    with pytest.raises(UserError, match="lacks the key"):
+        envs.reset()
+    assert len(envs.envs[0].env.observations) == 0, "made again"
+
+
+def test_a_hanging_reset_is_tried_again_in_a_new_worker(vector, tmp_path):
     once = str(tmp_path / "failed")
-    config = env_config(env_timeout=2, env_restarts=times)
-    envs = vector([lambda: Failing({-1: "hang"}, once, times=times)], "process", config)
+    config = env_config(env_timeout=1.5, env_restarts=2)
+    envs = vector([lambda: Failing({-1: "hang"}, once, times=2)], "process", config)
     assert envs.reset()[0]["step"].tolist() == [[0]]
 
 
-def test_a_worker_that_fails_while_it_starts_again_is_started_once_more(vector, tmp_path):
+@pytest.mark.parametrize("parallel", ["none", "process"])
+def test_a_replacement_that_cannot_be_made_is_made_again(vector, tmp_path, caplog, parallel):
     made = tmp_path / "made"
 
     def construct():
@@ -93,17 +125,18 @@ def test_a_worker_that_fails_while_it_starts_again_is_started_once_more(vector, 
             file.write(".")
         if made.stat().st_size == 2:
             raise OSError("no licence")
-        return Failing({1: "die"}, str(tmp_path / "failed"))
+        return Failing({1: "raise"}, str(tmp_path / "failed"))
 
-    envs = vector([construct], "process", env_config(env_restarts=2))
+    envs = vector([construct], parallel, env_config(env_restarts=2))
     envs.reset()
     assert envs.step(ACTIONS[:1])[3].tolist() == [True]
     assert envs.reset()[0]["step"].tolist() == [[0]] and made.stat().st_size == 3
+    assert "failed in its constructor and is made anew (0 restarts left)" in caplog.text
 
 
 def test_a_constructor_that_hangs_is_reported(monkeypatch):
-    monkeypatch.setattr(WorkerProcess, "MAKING", 4.0)
-    with pytest.raises(TimeoutError, match=r"'start' within 4 seconds \(more than env_timeout"):
+    monkeypatch.setattr(WorkerProcess, "MAKING", 1.5)
+    with pytest.raises(TimeoutError, match=r"'start' within 1.5 seconds \(more than env_timeout"):
         vectorize([lambda: time.sleep(1000)], "process", env_config(env_timeout=1))
 
 

@@ -50,14 +50,32 @@ class OldGym:
 @pytest.mark.parametrize("cut_off", [True, False])
 def test_old_gym_with_four_entries(cut_off):
     inner = OldGym(cut_off)
-    env = gym.wrap(inner, env_config(), seed=11)
+    env = gym.wrap(inner, env_config())
     assert env.observation_space["observation"].shape == (1,) and env.action_space.n == 2
-    rows = play(env, 3)
+    rows = play(env, 3, seed=11)
     assert inner.seeds == [11], "seeded other than once, at the first reset"
     assert [row[0]["observation"][0] for row in rows] == [0, 1, 2, 3, 0]
     assert rows[3][2:] == (not cut_off, cut_off), "a time limit was taken for a termination"
     assert env.render() == "rgb_array"
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("info", "flags"),
+    [
+        ({"is_terminal": False}, (False, True)),
+        ({"is_terminal": True}, (True, False)),
+        ({"is_terminal": True, "TimeLimit.truncated": True}, (True, False)),
+        ({"is_terminal": np.False_}, (False, True)),
+    ],
+)
+def test_an_old_info_says_whether_the_end_is_terminal(info, flags):
+    class Informed(OldGym):
+        def step(self, action):
+            return *super().step(action)[:3], info
+
+    rows = play(gym.wrap(Informed(False), env_config()), 3)
+    assert [row[2:] for row in rows[:4]] == [(False, False)] * 3 + [flags]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +123,7 @@ class OldGymFive(OldGym):
 @pytest.mark.parametrize("cut_off", [True, False])
 def test_old_gym_with_five_entries(cut_off):
     inner = OldGymFive(cut_off)
-    rows = play(gym.wrap(inner, env_config(), seed=3), 3)
+    rows = play(gym.wrap(inner, env_config()), 3, seed=3)
     assert inner.seeds[0] == 3 and set(inner.seeds[1:]) == {None}
     assert rows[3][2:] == (not cut_off, cut_off)
 
@@ -126,7 +144,7 @@ class Passing:
 @pytest.mark.parametrize("kind", [OldGym, OldGymFive])
 def test_a_wrapped_old_gym_is_seeded_in_its_own_way(kind):
     inner = kind(False)
-    play(gym.wrap(Passing(Passing(inner)), env_config(), seed=7), 3)
+    play(gym.wrap(Passing(Passing(inner)), env_config()), 3, seed=7)
     assert [seed for seed in inner.seeds if seed is not None] == [7]
 
 
@@ -136,7 +154,7 @@ def test_any_keywords_of_what_wraps_nothing_may_be_a_seed():
             return super().reset(**kwargs)
 
     inner = Keywords(False)
-    play(gym.wrap(Passing(inner), env_config(), seed=7), 3)
+    play(gym.wrap(Passing(inner), env_config()), 3, seed=7)
     assert inner.seeds[0] == 7
 
 
@@ -153,7 +171,7 @@ def test_an_environment_of_todays_api_that_holds_another_is_seeded_itself():
             super().reset(**kwargs)
             return self.env.reset(), {}
 
-    gym.wrap(Outer(OldGym(False)), env_config(), seed=7).reset()
+    gym.wrap(Outer(OldGym(False)), env_config()).reset(seed=7)
     assert Outer.seeds == [7]
 
 
@@ -161,7 +179,7 @@ def test_real_old_gym_if_installed():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         old = pytest.importorskip("gym", reason="the old package gym is not installed")
-        env = gym.wrap(old.make("CartPole-v1", disable_env_checker=True), env_config(), seed=0)
+        env = gym.wrap(old.make("CartPole-v1", disable_env_checker=True), env_config())
         rows = play(env, 50)
     assert all(row[0]["observation"].shape == (4,) for row in rows)
     assert any(row[2] for row in rows)

@@ -1,145 +1,173 @@
+"""The rendering backend of MuJoCo, and Mesa beside TensorFlow in one process."""
+
 import os
 import subprocess
 import sys
 from ctypes.util import find_library
+from pathlib import Path
 
+import gymnasium
 import pytest
-from env_contract import need
+from env_contract import env_config, need
 
+from dreamerv2.common.envs import gym, rendering
 from dreamerv2.common.errors import UserError
 
-DMC = need("mujoco", "dmc")  # importing dm_control itself would choose a rendering backend
-pytestmark = DMC
-
-DMC_SCRIPT = """
-import os, types
-from dreamerv2.common.envs import make_env
-from dreamerv2.common.errors import UserError
-config = types.SimpleNamespace(render_size=(8, 8), action_repeat=1, time_limit=0, dmc_camera=-1)
-try:
-    env = make_env("dmc_cartpole_balance", config)
-    print(os.environ["MUJOCO_GL"], sorted(env.reset()[0]))
-except UserError as error:
-    print("UserError:", error)
-"""
+ROOT = Path(__file__).resolve().parents[3]
+pytestmark = need("mujoco", "dmc")  # importing dm_control itself would choose a rendering backend
 
 
-def inherited():
-    """Variables for a process that chooses its backend anew, whatever tests here have loaded."""
-    chosen = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
-    path = os.pathsep.join(path for path in sys.path if path)
-    return {k: v for k, v in os.environ.items() if k not in chosen} | {"PYTHONPATH": path}
+@pytest.fixture
+def choose(monkeypatch):
+    """Call choose_backend with these environment variables, as before dm_control is imported."""
+
+    def call(**variables):
+        monkeypatch.delitem(sys.modules, "dm_control._render", raising=False)
+        for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+            monkeypatch.setenv(name, variables.get(name, ""))
+            if name not in variables:
+                monkeypatch.delenv(name)
+        rendering.choose_backend()
+        return os.environ["MUJOCO_GL"]
+
+    return call
 
 
-def with_mujoco_gl(value, **environment):
-    chosen = {} if value is None else {"MUJOCO_GL": value}
-    command = [sys.executable, "-W", "ignore", "-c", DMC_SCRIPT]
-    environment = {**inherited(), **environment, **chosen}
-    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+@pytest.mark.parametrize("variables", [{}, {"MUJOCO_GL": ""}])
+def test_a_backend_is_chosen_where_none_is_set(choose, variables):
+    assert choose(**variables) in ("egl", "osmesa")
 
 
-def test_dmc_chooses_a_backend_where_none_is_set():
-    assert with_mujoco_gl(None).split()[0] in ("egl", "osmesa")
-
-
-def test_dmc_without_rendering_has_no_image():
-    assert with_mujoco_gl("disabled") == "disabled ['position', 'velocity']\n"
-
-
-def test_dmc_says_which_package_makes_a_chosen_backend_work():
-    output = with_mujoco_gl("osmesa")
-    if output.startswith("osmesa"):
-        assert "image" in output  # OSMesa is installed here and was not overridden
+def test_a_chosen_backend_works_or_its_package_is_named(choose):
+    if find_library("OSMesa"):
+        assert choose(MUJOCO_GL="osmesa") == "osmesa"
     else:
-        assert "install the Debian package libosmesa6, or unset MUJOCO_GL" in output
+        with pytest.raises(UserError, match="the Debian package libosmesa6, or unset MUJOCO_GL"):
+            choose(MUJOCO_GL="osmesa")
 
 
 @pytest.mark.skipif("DISPLAY" in os.environ, reason="GLFW needs a display, and here is one")
-def test_dmc_says_what_works_instead_of_a_window():
-    said = with_mujoco_gl("glfw")
-    assert "does not work here" in said and "set it to egl or osmesa, or unset MUJOCO_GL" in said
-
-
-def test_dmc_takes_an_empty_choice_for_none():
-    assert with_mujoco_gl("").split()[0] in ("egl", "osmesa")
+def test_a_window_without_a_display_is_refused(choose):
+    with pytest.raises(UserError, match="does not work here .*set it to egl or osmesa, or unset"):
+        choose(MUJOCO_GL="glfw")
 
 
 @pytest.mark.parametrize("value", ["EGL", "Off"])
-def test_dmc_names_the_backends_where_an_unknown_one_is_chosen(value):
-    assert f"MUJOCO_GL is set to '{value}', but must be one of egl, osmesa" in with_mujoco_gl(value)
+def test_an_unknown_backend_is_refused_and_the_known_ones_named(choose, value):
+    with pytest.raises(UserError, match=f"set to '{value}', but must be one of egl, osmesa"):
+        choose(MUJOCO_GL=value)
 
 
-def test_dmc_says_which_packages_help_where_nothing_renders(monkeypatch):
-    from dreamerv2.common.envs import rendering
-
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.delitem(sys.modules, "dm_control._render", raising=False)
-    monkeypatch.setattr(rendering, "probe", lambda backend: (f"no lib{backend}", ()))
+def test_the_packages_are_named_where_nothing_renders(choose, monkeypatch):
+    monkeypatch.setattr(rendering, "probe", lambda backend: f"no lib{backend}")
     with pytest.raises(UserError, match="libegl1 .* or libosmesa6 .*EGL: no libegl. OSMesa: no"):
-        rendering.choose_backend()
+        choose()
     assert "MUJOCO_GL" not in os.environ
 
 
+@pytest.mark.parametrize("platform", ["glx", "wayland"])
+def test_an_exported_pyopengl_platform_hides_no_backend_that_works(choose, platform):
+    chosen = choose(PYOPENGL_PLATFORM=platform)
+    assert chosen in ("egl", "osmesa") and os.environ["PYOPENGL_PLATFORM"] == chosen
+    assert choose(PYOPENGL_PLATFORM=platform, MUJOCO_GL=chosen) == chosen
+
+
+def test_a_mujoco_window_without_a_display_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    env = gymnasium.make("HalfCheetah-v5", render_mode="human")
+    with pytest.raises(UserError, match="render_mode is 'human', but there is no display"):
+        gym.wrap(env, env_config())
+
+
 # Both contain an LLVM; XLA makes use of TensorFlow's, each rendered image of Mesa's.
-BOTH_SCRIPT = """
+SCRIPT = """
 import hashlib, sys, types
-from dreamerv2.common.envs import make_env
+from dreamerv2.common.envs import gym, make_env, rendering
+
+config = types.SimpleNamespace(render_size=(64, 64), action_repeat=1, time_limit=0, dmc_camera=-1)
 
 def compute():
     import tensorflow as tf
     f = tf.function(lambda x: tf.linalg.matmul(x, x) + 1, jit_compile=True)
     assert f(tf.ones((8, 8))).numpy().sum() == 576
 
-def render():
-    config = types.SimpleNamespace(render_size=(64, 64), action_repeat=1, time_limit=0)
-    config.dmc_camera = -1
+def render():  # a suite of ours
     env = make_env("dmc_cartpole_balance", config)
-    for seed in (0, 1):
-        image = env.reset(seed=seed)[0]["image"]
-        print(seed, image.std() > 0, hashlib.md5(image.tobytes()).hexdigest())
+    show(env)
     env.close()
 
+def own():  # an environment that renders behind our back
+    import own_pixels
+    env = gym.wrap(own_pixels.Pixels(), config)
+    show(env)
+    env.close()
+
+def show(env):
+    image = env.reset()[0]["image"]
+    print(image.std() > 0, hashlib.md5(image.tobytes()).hexdigest(), flush=True)
+
+jobs = {"compute": compute, "render": render, "own": own, "keep_apart": rendering.keep_apart}
+jobs["api"] = lambda: __import__("dreamerv2.api")
 for job in sys.argv[1:]:
-    {"compute": compute, "render": render}[job]()
+    jobs[job]()
 """
 
 
 def in_one_process(backend, *jobs):
+    path = os.pathsep.join(path for path in sys.path if path)
+    hidden = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BOTH_SCRIPT, *jobs],
-        env={**inherited(), "MUJOCO_GL": backend},
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, *jobs],
+        env={**environment, "PYTHONPATH": path, "MUJOCO_GL": backend},
         capture_output=True,
         text=True,
     )
 
 
+# train.make_agent calls keep_apart before it imports TensorFlow, dreamerv2.api afterwards.
+ORDERS = [
+    ["compute", "api", "own", "render", "compute"],
+    ["render", "own", "keep_apart", "compute"],
+]
+
+
 @pytest.mark.parametrize("backend", ["egl", pytest.param("osmesa", marks=pytest.mark.slow)])
 def test_rendering_and_tensorflow_share_a_process_whichever_comes_first(backend):
     """Mesa and TensorFlow used to call into each other's LLVM and crash the process."""
-    alone = in_one_process(backend, "render")
-    # OSMesa needs no driver: where it is installed, it must work.
-    if "UserError" in alone.stderr and not (backend == "osmesa" and find_library("OSMesa")):
-        pytest.skip(alone.stderr.splitlines()[-1])
-    assert alone.returncode == 0 and alone.stdout.count("True") == 2, alone.stderr
-    assert not alone.stderr, "the environment complains when Python ends"
-    for jobs in (["compute", "render", "compute"], ["render", "compute", "render"]):
-        both = in_one_process(backend, *jobs)
-        assert both.returncode == 0, f"{' then '.join(jobs)} crashed:\n{both.stderr}"
-        pictures = both.stdout.splitlines()
-        assert set(pictures) == set(alone.stdout.splitlines()), "TensorFlow changed the pixels"
+    if rendering.probe(backend):
+        assert not (backend == "osmesa" and find_library("OSMesa")), "OSMesa needs no driver"
+        pytest.skip(f"{backend} does not work here")
+    pictures = []
+    for jobs in ORDERS:
+        ran = in_one_process(backend, *jobs, "own")
+        assert ran.returncode == 0, f"{' then '.join(jobs)} crashed:\n{ran.stderr}"
+        pictures.append(ran.stdout.splitlines())
+        assert len(pictures[-1]) == 3 and pictures[-1][0].startswith("True")
+    assert set(pictures[0]) == set(pictures[1]), "TensorFlow changed the pixels"
+    assert "Exception ignored" not in ran.stderr, "the environment complains when Python ends"
 
 
-def test_a_worker_process_does_not_load_tensorflow_for_it(monkeypatch):
-    from dreamerv2.common.envs import rendering
-    from dreamerv2.common.envs.vector import worker
+def test_dmc_without_rendering_has_no_image():
+    code = SCRIPT + "\nprint(sorted(make_env('dmc_cartpole_balance', config).reset()[0]))"
+    path = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": path, "MUJOCO_GL": "disabled"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    assert said == "['position', 'velocity']\n"
 
-    loaded = []
-    monkeypatch.setattr(rendering.ctypes, "CDLL", lambda path, flags: loaded.append(path))
-    monkeypatch.setattr(worker, "serving", True)
-    rendering.keep_apart(["driver"])
-    assert loaded == ["driver"]
-    monkeypatch.setattr(worker, "serving", False)
-    rendering.keep_apart(["driver"])
-    assert loaded[1] == "driver" and "libtensorflow" in loaded[-1], (
-        "TensorFlow's library was not found"
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["none", "process"])
+def test_the_command_trains_on_an_environment_that_renders_through_mesa(tmp_path, parallel):
+    flags = "--task gym_own_pixels:Pixels-v0 --configs small --jit False --time_limit 20 --prefill"
+    ran = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--logdir", tmp_path / "run", *flags.split(), "60"]
+        + ["--steps", "70", "--envs_parallel", parallel],
+        env={**os.environ, "MUJOCO_GL": "egl", "PYTHONPATH": f"{ROOT}:{ROOT}/tests/support"},
+        capture_output=True,
+        text=True,
     )
+    assert ran.returncode == 0 and "Done: 70" in ran.stdout, ran.stderr[-2000:]

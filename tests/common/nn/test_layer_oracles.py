@@ -5,9 +5,10 @@ import tensorflow as tf
 from scipy.signal import convolve2d, correlate2d
 from small_models import assert_close, numpy_of, randomize, small_config, weights_of
 
-from dreamerv2.common.nn import convolutions, layers
+from dreamerv2.common.nn import device as devices
+from dreamerv2.common.nn import layers
 from dreamerv2.common.nn.nets import MLP, Decoder, Encoder, Head
-from dreamerv2.common.nn.tfutils import Init
+from dreamerv2.common.nn.variables import Init
 
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
@@ -32,30 +33,14 @@ def test_dense(dtype, shape):
 
 
 @DTYPES
-@pytest.mark.parametrize("rest", [0, 3])
-def test_a_sum_of_rows_is_the_product_with_one_hot_groups(dtype, rest):
-    """In a graph on the CPU: the result, and the gradients of input, kernel and bias."""
-    layer, weights = build(layers.Dense, dtype, 2 * 4 + rest, 7)
-    rng = np.random.default_rng(2)
-    groups = tf.one_hot(rng.integers(0, 4, (5, 2)), 4, dtype=dtype)
-    x = tf.concat([tf.reshape(groups, (5, 8)), tensor(rng, (5, rest), dtype)], -1)
-    pull, used = tensor(rng, (5, 7), dtype), []
-
-    def run(x, groups):
-        used.append(layers.OneHots.of(groups))
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, used[-1])
-        return y, tape.gradient(y, [x, layer.kernel, layer.bias], pull)
-
-    y, grads = tf.function(run)(x, groups)
-    assert used[0].size == 8
-    assert_close(y, oracle.dense(weights, "part", numpy_of(x)), "Wx + b")
-    plain, expected = run(x, groups)
-    assert used[1] is None, "a debugger steps through the plain product"
-    assert_close(y, plain, "the plain product")
-    for name, one, other in zip(("x", "W", "b"), grads, expected, strict=True):
-        assert_close(one, other, f"gradient of {name}")
+@pytest.mark.parametrize("shape", [(4,), (4, 5)])
+def test_a_share_computed_beforehand_is_part_of_the_product(dtype, shape):
+    layer, weights = build(layers.Dense, dtype, 5, 7)
+    x = tensor(np.random.default_rng(2), (*shape, 5), dtype)
+    first, middle, last = x[..., :2], x[..., 2:4], x[..., 4:]
+    expected = oracle.dense(weights, "part", numpy_of(x))
+    assert_close(layer(first, middle, last), expected, "W [x, y, z] + b")
+    assert_close(layer(first, middle, layer.share(last)), expected, "W [x, y] + (W z + b)")
 
 
 @DTYPES
@@ -97,7 +82,7 @@ def test_a_fresh_gru_cell_remembers():
     + [(70, (4, 4), 2, 3, 4), (65, (7, 6), 3, 2, 4), (80, (3, 2), 2, 3, 2), (66, (6, 9), 1, 2, 6)],
 )
 def test_convolution(dtype, batch, size, inputs, depth, kernel):
-    layer, weights = build(convolutions.Conv, dtype, inputs, depth, kernel)
+    layer, weights = build(layers.Conv, dtype, inputs, depth, kernel)
     x = tensor(np.random.default_rng(2), (batch, *size, inputs), dtype)
     window, bias = weights["part/kernel"], weights["part/bias"]
     expected = oracle.over_images(oracle.conv, numpy_of(x), window, bias)
@@ -114,7 +99,7 @@ def test_convolution(dtype, batch, size, inputs, depth, kernel):
     + [(2, (3, 2), 2, 9, 4), (1, (2, 3), 2, 3, 5), (3, (1, 2), 4, 1, 2), (70, (2, 3), 2, 9, 4)],
 )
 def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
-    layer, weights = build(convolutions.ConvTranspose, dtype, inputs, depth, kernel)
+    layer, weights = build(layers.ConvTranspose, dtype, inputs, depth, kernel)
     x = tensor(np.random.default_rng(2), (batch, *size, inputs), dtype)
     window, bias = weights["part/kernel"], weights["part/bias"]
     expected = oracle.over_images(oracle.conv_transpose, numpy_of(x), window, bias)
@@ -128,24 +113,24 @@ def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
 @pytest.mark.parametrize(
     ("kind", "shape", "depth", "kernel"),
     [
-        (convolutions.Conv, (2, 6, 6, 2), 3, 3),
-        (convolutions.Conv, (2, 7, 6, 2), 3, 4),
-        (convolutions.Conv, (1, 9, 8, 2), 3, 4),
-        (convolutions.Conv, (70, 7, 6, 2), 3, 4),
-        (convolutions.Conv, (65, 4, 5, 3), 2, 4),
-        (convolutions.Conv, (66, 9, 8, 2), 3, 4),
-        (convolutions.ConvTranspose, (2, 1, 1, 3), 2, 5),
-        (convolutions.ConvTranspose, (2, 3, 2, 3), 2, 4),
-        (convolutions.ConvTranspose, (1, 2, 2, 3), 9, 4),
-        (convolutions.ConvTranspose, (2, 2, 3, 2), 2, 3),
-        (convolutions.ConvTranspose, (66, 3, 2, 2), 9, 3),
-        (convolutions.ConvTranspose, (65, 2, 3, 1), 8, 4),
+        (layers.Conv, (2, 6, 6, 2), 3, 3),
+        (layers.Conv, (2, 7, 6, 2), 3, 4),
+        (layers.Conv, (1, 9, 8, 2), 3, 4),
+        (layers.Conv, (70, 7, 6, 2), 3, 4),
+        (layers.Conv, (65, 4, 5, 3), 2, 4),
+        (layers.Conv, (66, 9, 8, 2), 3, 4),
+        (layers.ConvTranspose, (2, 1, 1, 3), 2, 5),
+        (layers.ConvTranspose, (2, 3, 2, 3), 2, 4),
+        (layers.ConvTranspose, (1, 2, 2, 3), 9, 4),
+        (layers.ConvTranspose, (2, 2, 3, 2), 2, 3),
+        (layers.ConvTranspose, (66, 3, 2, 2), 9, 3),
+        (layers.ConvTranspose, (65, 2, 3, 1), 8, 4),
     ],
 )
 @pytest.mark.parametrize("device", ["CPU", "GPU"])
 def test_gradients_of_convolutions(kind, shape, depth, kernel, device, monkeypatch):
     """By finite differences, for the input, the kernel and the bias; each device has its ways."""
-    monkeypatch.setattr(convolutions, "gpus", lambda: ["a GPU"] * (device == "GPU"))
+    monkeypatch.setattr(devices, "gpus", lambda: ["a GPU"] * (device == "GPU"))
     layer, _ = build(kind, "float64", shape[-1], depth, kernel)
     rng = np.random.default_rng(2)
     x = tensor(rng, shape, "float64")
@@ -161,7 +146,6 @@ def test_gradients_of_convolutions(kind, shape, depth, kernel, device, monkeypat
     graph = tf.function(gradients, jit_compile=device == "GPU")
     for eager, compiled in zip(grads, graph(), strict=True):
         assert_close(compiled, eager, "the same gradient in a graph")
-    loss = lambda: tf.reduce_sum(layer(x + shift) * pull)  # noqa: E731
     shift = tf.zeros_like(x)
     direction = [tensor(rng, grad.shape, "float64") for grad in grads]
     expected = sum(float(tf.reduce_sum(g * d)) for g, d in zip(grads, direction, strict=True))
@@ -170,7 +154,7 @@ def test_gradients_of_convolutions(kind, shape, depth, kernel, device, monkeypat
         shift = shift + sign * direction[0]
         layer.kernel.assign_add(sign * direction[1])
         layer.bias.assign_add(sign * direction[2])
-        ends.append(float(loss()))
+        ends.append(float(tf.reduce_sum(layer(x + shift) * pull)))
     assert abs((ends[0] - ends[1]) / 2e-4 - expected) < 1e-7 * max(1, abs(expected))
 
 
@@ -178,7 +162,7 @@ def test_transposed_convolution_undoes_the_shape_of_the_paper():
     """1 -> 5 -> 13 -> 30 -> 64 pixels."""
     size, x = 1, tf.zeros((1, 1, 1, 2))
     for kernel in (5, 5, 6, 6):
-        layer, _ = build(convolutions.ConvTranspose, "float32", 2, 2, kernel)
+        layer, _ = build(layers.ConvTranspose, "float32", 2, 2, kernel)
         x, size = layer(x), 2 * (size - 1) + kernel
         assert x.shape[1] == size
     assert size == 64
@@ -193,9 +177,9 @@ def test_activations(name):
 @pytest.mark.parametrize(
     ("kind", "shape", "depth"),
     [
-        (convolutions.Conv, (70, 4, 4, 16), 32),
-        (convolutions.Conv, (70, 9, 8, 16), 32),
-        (convolutions.ConvTranspose, (70, 4, 4, 16), 32),
+        (layers.Conv, (70, 4, 4, 16), 32),
+        (layers.Conv, (70, 9, 8, 16), 32),
+        (layers.ConvTranspose, (70, 4, 4, 16), 32),
     ],
 )
 def test_large_batches_of_small_images_in_bfloat16(kind, shape, depth):
@@ -224,12 +208,8 @@ def test_large_batches_of_small_images_in_bfloat16(kind, shape, depth):
 
 
 def test_mlp_without_layers():
-    """It hands on what it is given, whether or not it is told where the ones are."""
     layer, _ = build(MLP, "float32", 4, [], "elu", "none")
-    x = tf.eye(4)
-    np.testing.assert_array_equal(layer(x), x)
-    rows = tf.range(4)[:, None]
-    np.testing.assert_array_equal(layer(x, layers.OneHots(rows, 4)), x)
+    np.testing.assert_array_equal(layer(tf.eye(4)), tf.eye(4))
 
 
 @DTYPES

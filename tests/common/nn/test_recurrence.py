@@ -1,89 +1,73 @@
-"""A recurrence is the loop it replaces: the same states and the same gradients."""
+"""`recur` is `scan`: the same states and the same gradients."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_models import assert_close
 
-from dreamerv2.common.nn import recurrence
-from dreamerv2.common.nn.recurrence import Linear, recur, scan
+from dreamerv2.common.nn import device, recurrence
+from dreamerv2.common.nn.recurrence import linear, recur, scan
 
 STEPS, BATCH, SIZE, HIDDEN = 5, 3, 4, 6
 
 
 class Problem:
-    """Two layers, variables of the step's own, resets, and a state with an entry of no use."""
+    """Two linear layers, variables of the step itself, resets, and an unused entry of the state."""
 
-    def __init__(self, dtype="float64"):
-        draw = lambda *shape: tf.constant(rng.normal(size=shape), dtype)  # noqa: E731
+    def __init__(self, dtype):
         rng = np.random.default_rng(0)
-        self.layers = {
-            "one": Linear(draw(SIZE, HIDDEN), draw(STEPS, BATCH, HIDDEN)),
-            "two": Linear(draw(HIDDEN, SIZE), draw(STEPS, BATCH, SIZE)),
-        }
+
+        def draw(*shape):
+            return tf.constant(rng.normal(size=shape), dtype)
+
+        self.one, self.two = (draw(SIZE, HIDDEN), draw(HIDDEN)), (draw(HIDDEN, SIZE),)
         self.gain, self.shift = tf.Variable(draw(SIZE)), tf.Variable(draw(SIZE))
-        self.inputs = {"push": draw(STEPS, BATCH, SIZE), "keep": tf.cast(draw(5, 3) > -1, dtype)}
+        self.inputs = {"share": draw(STEPS, BATCH, SIZE), "keep": tf.cast(draw(5, 3) > -1, dtype)}
         self.start = {"a": draw(BATCH, SIZE), "b": draw(BATCH, SIZE), "unused": draw(BATCH, 2)}
         self.pull = {"a": draw(STEPS, BATCH, SIZE), "b": draw(STEPS, BATCH, SIZE)}
 
-    def step(self, state, now, apply):
+    def step(self, state, now):
         kept = now["keep"][:, None] * state["a"]
-        hidden = tf.tanh(apply("one", kept))
-        a = self.gain * tf.sigmoid(apply("two", hidden)) + now["push"] * state["b"] + self.shift
+        hidden = tf.tanh(linear(kept, lambda: self.one))
+        a = self.gain * tf.sigmoid(linear(hidden, lambda: self.two) + now["share"])
+        a += self.shift * state["b"]
         return {"a": a, "b": tf.sin(a) + 0.5 * state["b"], "unused": state["unused"]}
 
-    def recurrent(self):
-        return recur(self.step, self.layers, self.inputs, self.start)
-
-    def plain(self):
-        """The same by a loop with products, and TensorFlow's own gradient of it."""
-
-        def step(state, now):
-            inputs, offsets = now
-            apply = lambda name, x: x @ self.layers[name].kernel + offsets[name]  # noqa: E731
-            return self.step(state, inputs, apply)
-
-        offsets = {name: layer.offset for name, layer in self.layers.items()}
-        return scan(step, (self.inputs, offsets), self.start)
-
-    def solve(self, how):
-        """States and gradients of a sum that weighs all of them."""
-        sources = {"layers": self.layers, "start": self.start, "variables": [self.gain, self.shift]}
+    def solve(self, loop):
+        """States, and gradients of a sum that weighs all of them."""
+        tensors = {"weights": (self.one, self.two), "start": self.start, "inputs": self.inputs}
+        variables = [self.gain, self.shift]
         with tf.GradientTape() as tape:
-            tape.watch(tf.nest.flatten((self.layers, self.start)))
-            states = how()
+            tape.watch(tf.nest.flatten(tensors))
+            states = loop(self.step, self.inputs, self.start)
             total = sum(tf.reduce_sum(states[key] * pull) for key, pull in self.pull.items())
+        sources = {**tensors, "variables": variables}
         return states, tape.gradient(total, sources, unconnected_gradients="zero")
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["debugger", "graph"])
-@pytest.mark.parametrize("device", ["CPU", "GPU"])
+@pytest.mark.parametrize("gpus", [[], ["a GPU"]], ids=["CPU", "GPU"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_states_and_gradients_are_those_of_the_loop(compiled, device, dtype, monkeypatch):
+def test_recur_equals_scan(compiled, gpus, dtype, monkeypatch):
     """On a GPU, kernels are padded for the products within the loops."""
-    monkeypatch.setattr(recurrence, "gpus", lambda: ["a GPU"] * (device == "GPU"))
+    monkeypatch.setattr(device, "gpus", lambda: gpus)
     problem = Problem(dtype)
-    wrap = lambda how: tf.function(how, autograph=False) if compiled else how  # noqa: E731
-    states, grads = wrap(lambda: problem.solve(problem.recurrent))()
-    expected, expected_grads = problem.solve(problem.plain)
+    solve = tf.function(problem.solve, autograph=False) if compiled else problem.solve
+    states, grads = solve(recur)
+    expected, expected_grads = problem.solve(scan)
     for key, value in expected.items():
         assert_close(states[key], value, f"state {key}")
-    assert np.any(expected_grads["variables"][1]) and np.any(expected_grads["start"]["b"])
-    for one, other in zip(tf.nest.flatten(grads), tf.nest.flatten(expected_grads), strict=True):
-        assert_close(one, other, f"a gradient of shape {other.shape}")
+    assert all(np.any(x) for x in expected_grads["variables"]) and np.any(
+        expected_grads["weights"][0][1]
+    )
+    for name, nest in expected_grads.items():
+        for one, other in zip(*map(tf.nest.flatten, (grads[name], nest)), strict=True):
+            assert_close(one, other, f"gradient of {name}, shape {other.shape}")
 
 
-def test_a_layer_is_used_once():
-    layer = {"one": Linear(tf.ones((2, 2)), tf.zeros((3, 1, 2)))}
-    step = lambda state, now, apply: apply("one", apply("one", state))  # noqa: E731
-    with pytest.raises(AssertionError, match="one is used twice"):
-        recur(step, layer, tf.zeros((3, 1)), tf.zeros((1, 2)))
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_a_gpu_sums_over_whole_parts_and_a_cpu_over_nothing_more(axis, monkeypatch):
-    kernel = tf.ones((600, 1800))
-    assert recurrence._aligned(kernel, axis) is kernel
-    monkeypatch.setattr(recurrence, "gpus", lambda: ["a GPU"])
-    aligned = recurrence._aligned(kernel, axis)
-    assert aligned.shape[axis] == [640, 1920][axis] and tf.reduce_sum(aligned) == 600 * 1800
+def test_the_loop_of_tensorflow_is_one_switch_away(monkeypatch):
+    problem = Problem("float64")
+    fast = problem.solve(recur)
+    monkeypatch.setattr(recurrence, "FAST_GRADIENT", False)
+    for one, other in zip(*map(tf.nest.flatten, (fast, problem.solve(recur))), strict=True):
+        assert_close(one, other, "a state or gradient")

@@ -3,7 +3,7 @@ import tensorflow as tf
 from small_models import assert_close
 
 from dreamerv2.common.config import values
-from dreamerv2.common.nn.tfutils import SCHEDULES, schedule
+from dreamerv2.common.nn.schedules import SCHEDULES, schedule
 
 STEPS = (0, 1, 999, 1000, 5_000, 10_000, 30_000, 50_000_000)
 
@@ -39,7 +39,7 @@ def test_plain_numbers():
     assert schedule(0.25, tf.constant(3)).dtype == tf.float32
 
 
-def test_what_the_config_accepts_is_what_can_be_computed():
+def test_the_config_accepts_exactly_the_schedules_that_exist():
     assert set(values.SCHEDULES) == set(SCHEDULES)
     for name, (count, duration) in values.SCHEDULES.items():
         numbers = ["2"] * count

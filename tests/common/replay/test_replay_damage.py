@@ -1,18 +1,24 @@
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
-import episode_rows
 import numpy as np
 import pytest
-from episode_rows import add_episode, check_rows, fill, make_arrays, make_row, places, sequences
-from hypothesis import given, settings
+from episode_rows import (
+    NAME,
+    add_episode,
+    check_rows,
+    fill,
+    make_arrays,
+    make_row,
+    places,
+    run_python,
+    sequences,
+)
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.replay import replay as replay_module
 from dreamerv2.common.replay.episode import write_episode
 from dreamerv2.common.replay.replay import Replay
 
@@ -39,7 +45,6 @@ def check_true(batch):
         np.testing.assert_array_equal(batch[key], t == 10 + episode)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -54,9 +59,7 @@ def check_true(batch):
 def test_random_damage_never_crashes_sampling_nor_reaches_a_batch(tmp_path_factory, harm, running):
     directory = tmp_path_factory.mktemp("damage")
     for episode in range(6):
-        write_episode(
-            directory, f"20210102T030405-{episode:032x}", make_arrays(episode, 10 + episode)
-        )
+        write_episode(directory, f"{NAME}{episode:032x}", make_arrays(episode, 10 + episode))
     replay = Replay(directory) if running else None
     for episode, kind, position in harm:
         for path in directory.glob(f"*{episode:032x}-*.npz"):
@@ -103,8 +106,8 @@ def test_damage_found_at_start_is_named_in_one_line_and_the_run_goes_on(tmp_path
     for digit, content in enumerate(
         [arrays | odd, {k: v for k, v in arrays.items() if k != "image"}, {"x": np.zeros(3)}]
     ):
-        np.savez(tmp_path / f"20210102T030405-{digit:032x}-9.npz", **content)
-    (tmp_path / f"20210102T030405-{'e' * 32}-9.npz").write_bytes(b"")
+        np.savez(tmp_path / f"{NAME}{digit:032x}-9.npz", **content)
+    (tmp_path / f"{NAME}{14:032x}-9.npz").write_bytes(b"")
     (tmp_path / "holiday.npz").write_bytes(b"PK")
     replay = Replay(tmp_path)
     output = capsys.readouterr().out
@@ -119,7 +122,7 @@ def test_an_episode_pruned_after_it_was_found_damaged_is_no_obstacle(tmp_path):
     oldest = min(tmp_path.glob("*.npz"))
     os.truncate(oldest, 300)
     dataset = replay.dataset(4, 6)
-    dataset._submit([dataset._fill(row, []) for row in range(4)])
+    dataset._submit(dataset._next_plan())
     assert oldest.name.rpartition("-")[0] in {p.episode for row in dataset._plan for p in row}
     add_episode(replay, 2, 20)
     assert not oldest.exists()
@@ -145,15 +148,7 @@ for late in range(t, t + 5):
 
 
 def test_a_full_disk_while_collecting_loses_no_row_and_the_next_start_goes_on(tmp_path):
-    root = Path(replay_module.__file__).parents[3]
-    path = os.pathsep.join([str(root), str(Path(episode_rows.__file__).parent)])
-    output = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    output = run_python(FULL_DISK, tmp_path)
     rows = int(output.split()[0])
     assert rows > 10 and "Could not write" in output and "Make room" in output
     replay = Replay(tmp_path)
@@ -183,7 +178,8 @@ def test_a_full_disk_while_storing_keeps_the_journal_for_the_next_start(tmp_path
 def test_a_full_disk_while_pruning_counts_nothing_twice(tmp_path):
     replay = fill(tmp_path, (20, 20), capacity=40)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    replay._archive.add(replay._archive.new_name(), make_arrays(2, 20))
+    write_episode(tmp_path, replay._store.new_name(), make_arrays(2, 20))
+    replay = Replay(tmp_path, capacity=40)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:
         with pytest.raises(UserError, match="Make room"):
@@ -205,7 +201,7 @@ def test_stored_episodes_cost_no_anonymous_memory(tmp_path):
     arrays = make_arrays(0, 500)
     arrays["image"] = np.zeros((501, 64, 64, 1), np.uint8)
     for episode in range(40):
-        write_episode(tmp_path, f"20210102T030405-{episode:032x}", arrays)
+        write_episode(tmp_path, f"{NAME}{episode:032x}", arrays)
     before = anonymous_memory()
     replay = Replay(tmp_path)
     dataset = replay.dataset(16, 50)

@@ -17,8 +17,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from dreamerv2.common import arrayfile
-from dreamerv2.common.errors import UserError
+from dreamerv2.common import npz
+from dreamerv2.common.errors import DamagedFile, UserError
 from dreamerv2.common.run import checkpoint as checkpoint_lib
 from dreamerv2.common.run.checkpoint import Checkpoint, compare
 
@@ -57,39 +57,40 @@ def saved(folder, *steps, keep=2):
     return [checkpoint.save(step, arrays(step), state(step)) for step in steps]
 
 
-def test_nothing_saved_is_no_checkpoint(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "checkpoints")
-    assert checkpoint.load() is None
+def test_a_checkpoint_is_loaded_bit_for_bit(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert Checkpoint(folder).load() is None
     assert names(tmp_path) == [], "only a save may create the folder"
+    saved(folder, 7)
+    assert_equal(Checkpoint(folder).load(), 7, 7)
 
 
-def test_what_was_saved_is_loaded_bit_for_bit(tmp_path):
-    saved(tmp_path, 7)
-    reopened = Checkpoint(tmp_path)
-    assert_equal(reopened.load(), 7, 7)
+def test_the_newest_versions_are_kept_beside_foreign_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "best-000000000099").mkdir()
+    saved(tmp_path, 1, 20, 999_999_999_999, 1_000_000_000_000, keep=2)
+    versions = [name for name in names(tmp_path) if name.isdigit()]
+    assert versions == ["1000000000000", "999999999999"] and len(names(tmp_path)) == 4
+    assert_equal(Checkpoint(tmp_path).load(), 1_000_000_000_000, 1_000_000_000_000)
 
 
-def test_loaded_arrays_can_be_changed(tmp_path):
-    saved(tmp_path, 7)
-    _, loaded, _ = Checkpoint(tmp_path).load()
-    loaded["rssm/gru/kernel:0"][:] = 0
+def test_arrays_are_converted_one_at_a_time(tmp_path):
+    alive, peak = [0], [0]
 
+    class Tracked(np.ndarray):
+        def __del__(self):
+            alive[0] -= 1
 
-def test_numpy_alone_can_read_the_arrays(tmp_path):
-    (folder,) = saved(tmp_path, 7)
-    with np.load(folder / "variables.npz", allow_pickle=False) as file:
-        np.testing.assert_array_equal(file["rssm/gru/kernel:0"], arrays(7)["rssm/gru/kernel:0"])
+    class Variable:
+        """Like a TensorFlow variable: its array exists only while somebody holds it."""
 
+        def __array__(self, dtype=None, copy=None):
+            alive[0] += 1
+            peak[0] = max(peak[0], alive[0])
+            return Tracked((1000,))
 
-def test_the_newest_are_kept(tmp_path):
-    saved(tmp_path, 1, 20, 300, keep=2)
-    assert names(tmp_path) == ["000000000020", "000000000300"]
-    assert_equal(Checkpoint(tmp_path).load(), 300, 300)
-
-
-def test_steps_beyond_the_padding_still_sort_by_number(tmp_path):
-    saved(tmp_path, 999_999_999_999, 1_000_000_000_000)
-    assert Checkpoint(tmp_path).load()[0] == 1_000_000_000_000
+    Checkpoint(tmp_path).save(1, {f"v{i}": Variable() for i in range(20)}, {})
+    assert peak[0] <= 2
 
 
 def test_same_step_again_replaces_it_and_nothing_else(tmp_path):
@@ -105,34 +106,6 @@ def test_step_that_runs_backwards_is_refused(tmp_path):
     saved(tmp_path, 50)
     with pytest.raises(ValueError, match="load it first"):
         Checkpoint(tmp_path).save(40, arrays(), state())
-
-
-def test_items_are_converted_one_at_a_time(tmp_path):
-    alive, peak = [0], [0]
-
-    class Variable:
-        """Like a TensorFlow variable: an array exists only while somebody holds it."""
-
-        def __array__(self, dtype=None, copy=None):
-            array = Tracked((1000,))
-            alive[0] += 1
-            peak[0] = max(peak[0], alive[0])
-            return array
-
-    class Tracked(np.ndarray):
-        def __del__(self):
-            alive[0] -= 1
-
-    checkpoint = Checkpoint(tmp_path)
-    checkpoint.save(1, {f"v{i}": Variable() for i in range(20)}, {})
-    assert peak[0] <= 2
-    assert len(checkpoint.load()[1]) == 20
-
-
-def test_equal_contents_make_equal_files(tmp_path):
-    (a,), (b,) = saved(tmp_path / "a", 3), saved(tmp_path / "b", 3)
-    for name in names(a):
-        assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -192,31 +165,15 @@ def test_marker_of_the_wrong_form_is_damage(tmp_path, content):
     assert_equal(Checkpoint(tmp_path).load(), 10, 10)
 
 
-def test_after_a_fallback_the_good_one_is_kept_and_the_damaged_one_goes(tmp_path):
+@pytest.mark.parametrize("step", [15, 20])
+def test_after_a_fallback_the_next_save_removes_the_damaged_version(tmp_path, step):
     _, new = saved(tmp_path, 10, 20)
     truncate(new / "variables.npz")
     checkpoint = Checkpoint(tmp_path)
     checkpoint.load()
-    checkpoint.save(15, arrays(15), state(15))
-    assert names(tmp_path) == ["000000000010", "000000000015"]
-    assert_equal(Checkpoint(tmp_path).load(), 15, 15)
-
-
-def test_run_that_reaches_the_damaged_step_again_saves_it(tmp_path):
-    _, new = saved(tmp_path, 10, 20)
-    truncate(new / "variables.npz")
-    checkpoint = Checkpoint(tmp_path)
-    checkpoint.load()
-    checkpoint.save(20, arrays(21), state(21))
-    assert_equal(Checkpoint(tmp_path).load(), 20, 21)
-
-
-def test_all_damaged_is_an_error_and_not_a_new_start(tmp_path):
-    for folder in saved(tmp_path, 10, 20):
-        flip_bit(folder / "variables.npz")
-    checkpoint = Checkpoint(tmp_path)
-    with pytest.raises(UserError, match="Every checkpoint in .* is damaged"):
-        checkpoint.load()
+    checkpoint.save(step, arrays(21), state(21))
+    assert len(names(tmp_path)) == 2 and new.name not in names(tmp_path)
+    assert_equal(Checkpoint(tmp_path).load(), step, 21)
 
 
 def test_later_format_is_named_as_such(tmp_path):
@@ -227,14 +184,12 @@ def test_later_format_is_named_as_such(tmp_path):
         Checkpoint(tmp_path).load()
 
 
-def test_foreign_files_beside_the_versions_do_not_matter(tmp_path):
-    saved(tmp_path, 10)
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "best-000000000099").mkdir()
+def test_all_damaged_is_an_error_and_not_a_new_start(tmp_path):
+    for folder in saved(tmp_path, 10, 20):
+        flip_bit(folder / "variables.npz")
     checkpoint = Checkpoint(tmp_path)
-    assert checkpoint.load()[0] == 10
-    checkpoint.save(11, arrays(), state())
-    assert {"notes.txt", "best-000000000099"} <= set(names(tmp_path))
+    with pytest.raises(UserError, match="Every checkpoint in .* is damaged"):
+        checkpoint.load()
 
 
 def test_reader_removes_nothing_while_another_process_saves(tmp_path):
@@ -273,7 +228,7 @@ def test_reader_follows_a_writer_that_prunes(tmp_path):
 # Strangers.
 
 
-PICKLE = b"cposix\nmkdir\n(S'executed'\ntR."  # Makes a folder when it is loaded.
+PICKLE = b"cposix\nmkdir\n(S'executed'\ntR."  # makes a folder when it is loaded
 
 
 class Bomb:
@@ -282,75 +237,42 @@ class Bomb:
 
 
 def forge(folder, archive_bytes, state_bytes=b"{}"):
-    """Write a version with a correct marker around whatever a stranger put in it."""
+    """Write a version with a correct marker around any content."""
     folder.mkdir(parents=True)
     (folder / "variables.npz").write_bytes(archive_bytes)
     (folder / "state.json").write_bytes(state_bytes)
-    files = {
-        name: checkpoint_lib._fingerprint(folder / name) for name in ("variables.npz", "state.json")
-    }
+    files = {name: checkpoint_lib._fingerprint(folder / name) for name in names(folder)}
     marker = {"format": 1, "step": int(folder.name), "files": files}
     (folder / "complete.json").write_text(json.dumps(marker))
 
 
-def archive(members, compression=zipfile.ZIP_STORED):
+def archive(values):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as file:
-        for name, content in members.items():
-            file.writestr(name, content)
+    np.savez(buffer, **values)
     return buffer.getvalue()
 
 
-def npy(array, header=None):
+def member(content):
     buffer = io.BytesIO()
-    if header is None:
-        np.lib.format.write_array(buffer, array)
-    else:
-        np.lib.format.write_array_header_1_0(buffer, header)
-        buffer.write(array.tobytes())
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a.npy", content)
     return buffer.getvalue()
 
 
-def header(shape, descr="<f4"):
-    return {"shape": shape, "fortran_order": False, "descr": descr}
-
-
-def overlapping():
-    """Many members that all point to the same bytes: small on disk, without end to read."""
-    data = archive({"a.npy": npy(np.zeros(1000, np.float32))})
-    begin, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
-    count, directory = 500, data[begin:end] * 500
-    sizes = count.to_bytes(2, "little") * 2 + len(directory).to_bytes(4, "little")
-    return data[:begin] + directory + data[end : end + 8] + sizes + data[end + 16 :]
-
-
-def noise():
-    return np.random.default_rng(0).integers(0, 256, 9999, np.uint8)
-
-
-HOSTILE = {
-    "pickled object": lambda: archive({"a.npy": npy(np.array([Bomb()], object))}),
-    "bare pickle": lambda: PICKLE,
-    "pickle as member": lambda: archive({"a.npy": PICKLE}),
-    "compressed": lambda: archive({"a.npy": npy(np.zeros(10**6))}, zipfile.ZIP_DEFLATED),
-    "compressed noise": lambda: archive({"a.npy": npy(noise())}, zipfile.ZIP_DEFLATED),
-    "huge claim": lambda: archive({"a.npy": npy(np.zeros(3, np.float32), header((10**15,)))}),
-    "negative": lambda: archive({"a.npy": npy(np.zeros(6, np.float32), header((-2, -3)))}),
-    "too short": lambda: archive({"a.npy": npy(np.zeros(3, np.float32), header((4,)))}),
-    "too long": lambda: archive({"a.npy": npy(np.zeros(5, np.float32), header((4,)))}),
-    "strings": lambda: archive({"a.npy": npy(np.array(["abc"]))}),
-    "records": lambda: archive({"a.npy": npy(np.zeros(2, [("x", "f4"), ("y", "f4")]))}),
-    "no array": lambda: archive({"a.npy": b"hello"}),
-    "other file": lambda: archive({"../../evil.py": b"print(1)"}),
-    "no archive": lambda: b"PK\x03\x04" + b"\0" * 100,
-    "overlapping": overlapping,
-}
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_arrays_are_damage_and_nothing_runs(tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize(
+    "content",
+    [
+        archive({"a": np.array([Bomb()], object)}),
+        PICKLE,
+        member(PICKLE),
+        member(b""),
+        b"PK\x03\x04",
+    ],
+    ids=["pickled object", "pickle", "pickle as member", "no array", "no archive"],
+)
+def test_hostile_arrays_are_damage_and_nothing_runs(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
-    forge(tmp_path / "checkpoints" / "000000000005", HOSTILE[kind]())
+    forge(tmp_path / "checkpoints" / "000000000005", content)
     with pytest.raises(UserError, match="damaged"):
         Checkpoint(tmp_path / "checkpoints").load()
     assert names(tmp_path) == ["checkpoints"]
@@ -358,25 +280,25 @@ def test_hostile_arrays_are_damage_and_nothing_runs(tmp_path, monkeypatch, kind)
 
 @pytest.mark.parametrize("content", [b"[1]", b"nope", b"\xff\xfe", b"[" * 10**5, b"1" * 10**5])
 def test_hostile_state_is_damage(tmp_path, content):
-    forge(tmp_path / "000000000005", archive({"a.npy": npy(np.zeros(3))}), content)
+    forge(tmp_path / "000000000005", archive({"a": np.zeros(3)}), content)
     with pytest.raises(UserError, match="damaged"):
         Checkpoint(tmp_path).load()
 
 
 def test_random_damage_behind_a_correct_marker_never_crashes(tmp_path):
-    """A stranger can fit the checksum to any bytes, so the readers below it must hold too."""
-    good = archive({f"{name}.npy": npy(value) for name, value in arrays().items()})
+    """The checksum of a marker can be fitted to any bytes, so the readers must accept any."""
+    good = archive({"a": np.arange(9.0), "b": np.zeros((4, 6), np.uint8), "c": np.bool_(True)})
     rng, outcomes = random.Random(0), set()
     path = tmp_path / "variables.npz"
-    for _ in range(400):
+    for _ in range(150):
         content = bytearray(good)
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         path.write_bytes(content[: rng.randint(1, len(content)) if rng.random() < 0.2 else None])
         try:
-            arrayfile.read_arrays(path)
+            npz.read_arrays(path)
             outcomes.add("read")
-        except arrayfile.Malformed:
+        except DamagedFile:
             outcomes.add("refused")
     assert outcomes == {"read", "refused"}
 
@@ -512,7 +434,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_no_half_one(tmp_path, file_size
     assert left == ["000000000010"]
     assert isinstance(failure.value.__cause__, OSError)
     assert failure.value.__cause__.errno == errno.EFBIG
-    assert "step 10 is intact" in str(failure.value) and "make room" in str(failure.value)
+    assert "step 10 is intact" in str(failure.value) and "Make room" in str(failure.value)
     assert_equal(Checkpoint(tmp_path).load(), 10, 10)
     checkpoint.save(20, arrays(20), state(20))
     assert_equal(Checkpoint(tmp_path).load(), 20, 20)
@@ -526,7 +448,7 @@ def test_really_full_file_system(tmp_path):
     result = subprocess.run(inner, capture_output=True, text=True)
     if "mount" in result.stderr or "unshare" in result.stderr:
         pytest.skip(f"cannot mount here: {result.stderr.strip()}")
-    assert result.stdout.startswith("Could not save a checkpoint in "), result.stderr
+    assert result.stdout.startswith("Could not write "), result.stderr
     assert "No space left on device" in result.stdout
     assert result.stdout.endswith("['000000000001', '000000000002'] 2\n")
 
@@ -550,7 +472,7 @@ print(sorted(os.listdir(folder)), Checkpoint(folder).load()[0])
 
 def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Could not save a checkpoint in .*Not a directory"):
+    with pytest.raises(UserError, match=r"Could not write .*checkpoints.*Not a directory"):
         Checkpoint(tmp_path / "file" / "checkpoints").save(1, arrays(), state())
 
 
@@ -577,9 +499,4 @@ def test_compare_names_what_differs():
         "type is float32 in the checkpoint, int64 in this model",
     ]
     assert compare({"same": expected["same"]}, {"same": loaded["same"]}) == []
-
-
-def test_compare_counts_what_it_does_not_name():
-    expected = {f"v{i}": ((1,), np.float32) for i in range(9)}
-    phrases = compare(expected, {})
-    assert len(phrases) == 6 and phrases[-1] == "and 4 more"
+    assert compare(expected, loaded, limit=1)[1] == "and 3 more"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dreamerv2.common.envs import make_vector_env, vectorize
+from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.envs.vector.process import Abandoned
-from dreamerv2.common.envs.wrappers import OneHotSpace
 from dreamerv2.common.run.driver import Driver
 
 
@@ -311,7 +311,7 @@ def test_real_atari_episodes():
         env_restarts=0,
         env_timeout=0,
     )
-    envs = make_vector_env("atari_pong", config, 2)
+    envs = make_vector_env("atari_pong", config, 2, "none", "train", [0, 1])
     seen = Recorder()
     driver = Driver(envs, on_step=[seen.add])
     rng = np.random.default_rng(0)

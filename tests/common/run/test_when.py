@@ -122,7 +122,7 @@ def test_parse_every_zero_never_fires(text):
 
 
 @pytest.mark.parametrize("text", ["soon", "", "10 minutes", "1.5", "-5", "1e999", "1.2.3s", "nan"])
-def test_parse_every_names_the_knob_and_the_wrong_value(text):
+def test_parse_every_names_the_option_and_the_wrong_value(text):
     with pytest.raises(UserError, match=r"checkpoint_every is .*600s"):
         when.parse_every(text)
 

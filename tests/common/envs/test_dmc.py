@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from env_contract import EnvContract, env_config, need
@@ -9,17 +5,9 @@ from env_contract import EnvContract, env_config, need
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UserError
 
-MINIGRID = need("minigrid", "minigrid")
-DMC = need("mujoco", "dmc")  # importing dm_control itself would choose a rendering backend
+pytestmark = need("mujoco", "dmc")  # importing dm_control itself would choose a backend
 
 
-@MINIGRID
-class TestMiniGrid(EnvContract):
-    def make(self, seed=0):
-        return make_env("minigrid_MultiRoom-N2-S4", env_config(), seed=seed)
-
-
-@DMC
 class TestWalker(EnvContract):
     steps = 5
 
@@ -27,7 +15,6 @@ class TestWalker(EnvContract):
         return make_env("dmc_walker_walk", env_config(action_repeat=2), seed=seed)
 
 
-@DMC
 @pytest.mark.slow
 class TestManipulation(EnvContract):
     steps = 3
@@ -36,7 +23,6 @@ class TestManipulation(EnvContract):
         return make_env("dmc_manip_reach_site", env_config(), seed=seed)
 
 
-@DMC
 @pytest.mark.slow
 class TestRodent(EnvContract):
     steps = 2
@@ -45,29 +31,6 @@ class TestRodent(EnvContract):
         return make_env("dmc_locom_rodent_two_touch", env_config(), seed=seed)
 
 
-@MINIGRID
-@pytest.mark.parametrize("name", ["DoorKey-6x6", "MiniGrid-DoorKey-6x6-v0", "BabyAI-GoToObj-v0"])
-def test_minigrid_names(name):
-    obs, _ = make_env(f"minigrid_{name}", env_config()).reset()
-    assert obs["image"].shape == (64, 64, 3) and obs["direction"].sum() == 1
-
-
-@MINIGRID
-def test_minigrid_unknown_name_says_the_nearest():
-    with pytest.raises(UserError, match="no environment 'DorKey-6x6'. Did you mean 'DoorKey-6x6'"):
-        make_env("minigrid_DorKey-6x6", env_config())
-
-
-@MINIGRID
-def test_minigrid_step_limit_truncates():
-    env = make_env("minigrid_Empty-5x5", env_config())
-    env.reset()
-    turn = np.eye(7, dtype=np.float32)[0]
-    flags = [env.step(turn)[2:4] for _ in range(100)]
-    assert flags == [(False, False)] * 99 + [(False, True)]
-
-
-@DMC
 @pytest.mark.parametrize(
     ("task", "vectors"),
     [
@@ -88,7 +51,6 @@ def test_dmc_names_and_observations(task, vectors):
     env.close()
 
 
-@DMC
 def test_dmc_time_limit_of_the_suite_truncates():
     env = make_env("dmc_cartpole_balance", env_config(action_repeat=10, render_size=(8, 8)))
     env.reset()
@@ -97,7 +59,6 @@ def test_dmc_time_limit_of_the_suite_truncates():
     env.close()
 
 
-@DMC
 def test_dmc_discount_zero_terminates():
     from dm_control import suite
 
@@ -122,7 +83,6 @@ def test_dmc_discount_zero_terminates():
     assert (reward, terminated, truncated) == (1.0, True, False), "went on after the end"
 
 
-@DMC
 def test_dmc_action_repeat_adds_rewards():
     action = np.ones(1, np.float32)
     single = make_env("dmc_cartpole_balance", env_config(render_size=(8, 8)), seed=2)
@@ -137,7 +97,6 @@ def test_dmc_action_repeat_adds_rewards():
     single.close(), double.close()
 
 
-@DMC
 def test_dmc_camera_of_the_quadruped_is_the_third():
     images = []
     for camera in (-1, 2, 0):
@@ -147,13 +106,11 @@ def test_dmc_camera_of_the_quadruped_is_the_third():
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 
-@DMC
 def test_dmc_says_how_many_cameras_there_are():
     with pytest.raises(UserError, match="dmc_camera is 99, but the task has 2 cameras"):
         make_env("dmc_cartpole_balance", env_config(dmc_camera=99))
 
 
-@DMC
 @pytest.mark.parametrize("task", ["manip_reach_site", "locom_rodent_two_touch"])
 def test_dmc_tasks_that_see_need_rendering(task, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "off")
@@ -161,7 +118,6 @@ def test_dmc_tasks_that_see_need_rendering(task, monkeypatch):
         make_env(f"dmc_{task}", env_config())
 
 
-@DMC
 @pytest.mark.parametrize(
     ("task", "message"),
     [
@@ -174,46 +130,3 @@ def test_dmc_tasks_that_see_need_rendering(task, monkeypatch):
 def test_dmc_unknown_names_say_the_nearest(task, message):
     with pytest.raises(UserError, match=message):
         make_env(f"dmc_{task}", env_config())
-
-
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        ("atri_pong", "SUITE_NAME with one of the suites atari, crafter, .* Did you mean 'atari'"),
-        ("pong", "names no known suite"),
-        ("atari", "lacks a name after the suite"),
-        ("atari_", "lacks a name after the suite"),
-    ],
-)
-def test_a_task_of_no_suite_is_refused(task, message):
-    with pytest.raises(UserError, match=message):
-        make_env(task, env_config())
-
-
-@pytest.mark.parametrize(
-    ("task", "package", "extra"),
-    [
-        ("crafter_reward", "crafter", r"dreamerv2\[crafter\]"),
-        ("minigrid_Empty-5x5", "minigrid", r"dreamerv2\[minigrid\]"),
-        ("dmc_walker_walk", "dm_control", r"dreamerv2\[dmc\]"),
-    ],
-)
-def test_a_missing_package_says_which_extra_to_install(task, package, extra, monkeypatch):
-    suite = f"dreamerv2.common.envs.{task.split('_')[0]}"
-    for name in [name for name in sys.modules if name.split(".")[0] == package or name == suite]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)  # importing it now fails as if not installed
-    with pytest.raises(UserError, match=f"'{package}', which is not installed; .*{extra}"):
-        make_env(task, env_config())
-
-
-def test_suites_are_imported_only_when_asked_for():
-    code = (
-        "import sys; from dreamerv2.common.envs import make_env; "
-        "import dreamerv2.common.run.driver;"
-        "print([m for m in ('ale_py', 'crafter', 'minigrid', 'dm_control', 'tensorflow', 'PIL')"
-        " if m in sys.modules])"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", code]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == "[]\n"

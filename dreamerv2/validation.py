@@ -1,17 +1,15 @@
-"""What the values of the knobs must satisfy, beyond their types.
+"""Constraints on the values of options, beyond their types: the only place that checks options.
 
-A table: names of knobs -> a rule. A rule takes a value and returns what it should be ("at least
-1") when it is not, else None. `validate(config)` runs before anything is built, so that a mistake
-costs a second and a sentence, not an hour and a traceback.
+A rule takes a value and returns what the value must be ("at least 1") when it is not, else None.
+`validate(config)` runs before anything is built, so that a mistake costs a second and a sentence.
 """
 
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamerv2.common.config import values
-from dreamerv2.common.config.config import Config, show
-from dreamerv2.common.config.values import Value
+from dreamerv2.common.config.config import Config
+from dreamerv2.common.config.values import Value, parse_schedule, show
 from dreamerv2.common.errors import UserError, nearest
 from dreamerv2.common.run.when import parse_every
 
@@ -32,14 +30,14 @@ def at_least(bound: float) -> Rule:
     return lambda value: None if value >= bound else f"at least {bound}"
 
 
-def above(bound: float) -> Rule:
-    """Accept numbers larger than the bound."""
-    return lambda value: None if value > bound else f"larger than {bound}"
-
-
 def between(low: float, high: float) -> Rule:
     """Accept numbers of a closed interval."""
     return lambda value: None if low <= value <= high else f"between {low} and {high}"
+
+
+def positive(value: Value) -> str | None:
+    """Accept numbers larger than 0."""
+    return None if value > 0 else "larger than 0"
 
 
 def one_of(*options: str) -> Rule:
@@ -71,11 +69,10 @@ def scheduled(rule: Rule) -> Rule:
     def check(value: Value) -> str | None:
         if not isinstance(value, str):
             return rule(value)
-        name, arguments = values.parse_schedule(value)
-        if name == "horizon":  # Its ends are horizons h of a discount 1 - 1/h.
-            return next(filter(None, map(at_least(1), arguments[:2])), None)
+        name, arguments = parse_schedule(value)
         ends = arguments[1:] if name == "warmup" else arguments[:2]
-        return next(filter(None, map(rule, ends)), None)
+        # The ends of horizon() are horizons h of a discount 1 - 1/h.
+        return next(filter(None, map(at_least(1) if name == "horizon" else rule, ends)), None)
 
     return check
 
@@ -90,17 +87,18 @@ def pattern(value: Value) -> str | None:
 
 
 def interval(value: Value) -> str | None:
-    """Accept times between checkpoints, as `when.parse_every` reads them."""
+    """Accept positive times between checkpoints."""
     try:
-        parse_every(value)
-        possible = float(value.lower().rstrip("smh ")) > 0
+        fires = parse_every(value)(0)  # an interval of 0 never fires
     except UserError:
-        possible = False
-    return None if possible else "600s, 10m or 2h, or 1e4 for agent steps, and positive"
+        fires = False
+    return None if fires else "600s, 10m or 2h, or 1e4 for agent steps, and positive"
 
 
 def path(value: Value) -> str | None:
-    """Accept paths, of which `~name` must be somebody's."""
+    """Accept paths of this machine, of which `~name` must be somebody's."""
+    if re.match(r"\w+://", value):
+        return "a directory of this machine, not a URL: mount a bucket, or copy the run later"
     try:
         Path(value).expanduser()
     except RuntimeError:
@@ -109,12 +107,12 @@ def path(value: Value) -> str | None:
 
 
 def classes(value: Value) -> str | None:
-    """Accept numbers of classes; with a single one a variable could tell nothing."""
+    """Accept numbers of classes; a variable with one class holds no information."""
     return None if value == 0 or value >= 2 else "at least 2, or 0 for normal variables"
 
 
 def parallel(value: Value) -> str | None:
-    """Accept where environments can run; the 2021 release had threads as well."""
+    """Accept the places where environments run; the 2021 release had threads as well."""
     wanted = one_of("none", "process")(value)
     reason = ", since Python threads would wait for each other" * (value == "thread")
     return wanted and wanted + reason
@@ -158,7 +156,7 @@ RULES: dict[str, Rule] = {
     r"loss_scales\..*|kl\.free": at_least(0),
     r"kl\.balance": between(0, 1),
     r".*_opt\.opt": one_of("adam", "nadam", "adamax", "sgd", "momentum"),
-    r".*_opt\.(lr|eps)": above(0),
+    r".*_opt\.(lr|eps)": positive,
     r".*_opt\.clip": at_least(0),
     r".*_opt\.wd": between(0, 1),
     "discount|discount_lambda": between(0, 1),
@@ -177,51 +175,89 @@ RULES: dict[str, Rule] = {
 }
 
 
-def validate(config: Config) -> None:
+def validate(config: Config) -> Config:
     """Check every value of a config, and the values that must fit each other.
 
     An empty `logdir` passes: whether a run needs one is for its caller to say.
 
+    Returns: the config, with kernels that fit --render_size where they were left at the defaults.
+
     Raises:
-        UserError: the first impossible value, and what would be possible.
+        UserError: the first impossible value, and the possible ones.
     """
-    flat = config.flat
     for names, rule in RULES.items():
-        for key, value in flat.items():
+        for key, value in config.flat.items():
             wanted = rule(value) if re.fullmatch(names, key) else None
             if wanted:
                 stop = "" if wanted.endswith("?") else "."
                 raise UserError(f"--{key} {show(value)} is not possible: it must be {wanted}{stop}")
-    _validate_lengths(config.replay)
+    for key, is_wrong, reason in _combinations(config):
+        if is_wrong:
+            raise UserError(f"--{key} {show(config[key])} is not possible: {reason}.")
     if config.mode == "train" and config.checkpoint:
         raise UserError(
             "--checkpoint is for --mode eval and dream: a training continues from the newest "
             "checkpoint of its own --logdir."
         )
-    if config.mode == "train" and 0 < config.time_limit < config.replay.minlen - 1:
-        raise UserError(
-            f"--time_limit {config.time_limit} is not possible: episodes must have at least "
-            f"replay.minlen = {config.replay.minlen} rows, one more than steps, to learn from."
-        )
-    if (
-        config.expl_behavior.lower() == "plan2explore"
-        and config.disag_offset >= config.dataset.length
-    ):
-        raise UserError(
-            f"--disag_offset {config.disag_offset} is not possible: it must be smaller than "
-            f"dataset.length, {config.dataset.length}."
-        )
+    return _fit_kernels(config)
 
 
-def _validate_lengths(replay: Config) -> None:
-    """Check the lengths of sequences against each other; 0 means unlimited."""
-    if 0 < replay.maxlen < replay.minlen:
-        raise UserError(
-            f"--replay.minlen {replay.minlen} is not possible: it must be at most replay.maxlen, "
-            f"{replay.maxlen}."
-        )
-    if 0 < replay.capacity < replay.minlen:
-        raise UserError(
-            f"--replay.capacity {replay.capacity} is not possible: it must be at least "
-            f"replay.minlen, {replay.minlen}, or 0 for no limit."
-        )
+def _combinations(config: Config) -> list[tuple[str, bool, str]]:
+    """List (option, whether its value does not fit those of other options, the reason)."""
+    replay, length = config.replay, config.dataset.length  # 0 steps mean no limit
+    return [
+        (
+            "replay.minlen",
+            0 < replay.maxlen < replay.minlen,
+            f"it must be at most replay.maxlen, {replay.maxlen}",
+        ),
+        (
+            "replay.capacity",
+            0 < replay.capacity < replay.minlen,
+            f"it must be at least replay.minlen, {replay.minlen}, or 0 for no limit",
+        ),
+        (
+            "time_limit",
+            config.mode == "train" and 0 < config.time_limit < replay.minlen - 1,
+            f"episodes must have at least replay.minlen = {replay.minlen} rows, one more than "
+            "steps, to learn from",
+        ),
+        (
+            "disag_offset",
+            config.expl_behavior.lower() == "plan2explore" and config.disag_offset >= length,
+            f"it must be smaller than dataset.length, {length}",
+        ),
+    ]
+
+
+def _fit_kernels(config: Config) -> Config:
+    """Choose kernels for the size of images, where they were left at those of 64 x 64."""
+    smaller, larger = sorted(config.render_size)
+    fitting = {
+        "encoder.cnn_kernels": (encoder_kernels(64), encoder_kernels(smaller)),
+        "decoder.cnn_kernels": (decoder_kernels(64), decoder_kernels(larger)),
+    }
+    return config.update({k: new for k, (old, new) in fitting.items() if config[k] == old and new})
+
+
+def encoder_kernels(size: int) -> tuple[int, ...]:
+    """Return as many 4x4 kernels (stride 2, VALID) as leave at least one of `size` pixels."""
+    count = 0
+    while size >= 4:
+        size, count = size // 2 - 1, count + 1
+    return (4,) * count
+
+
+def decoder_kernels(size: int) -> tuple[int, ...]:
+    """Return kernels of transposed convolutions that grow one pixel to exactly `size` pixels.
+
+    n layers with kernels k_i and stride 2 draw 2^n + sum_i 2^(n-i) (k_i - 2) pixels. Each layer
+    takes its even share of the pixels that are missing: 64 gives the paper's 5, 5, 6, 6.
+    """
+    count = len(encoder_kernels(size))
+    missing, kernels = size - 2**count, []
+    for weight in [2**i for i in reversed(range(count))]:
+        share = missing // (2 * weight - 1)
+        missing -= weight * share
+        kernels.append(share + 2)
+    return tuple(kernels)
