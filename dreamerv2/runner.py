@@ -87,14 +87,7 @@ class Runner:
         self.step = Counter(max(saved_step, self._replay.steps_taken))
 
     def _open_logger(self, opened: contextlib.ExitStack) -> None:
-        config, step = self._config, self.step
-        if step.value:
-            print(f"Continuing from agent step {step.value:,}.", flush=True)
-            if not self._loaded:
-                print("There is no checkpoint: the weights begin anew.", flush=True)
-            elif not self._replay.stats["loaded_steps"]:
-                print("The replay is empty: random actions refill it with an episode.", flush=True)
-        outputs = self._outputs
+        config, step, outputs = self._config, self.step, self._outputs
         if outputs is None:
             outputs = make_outputs(self._logdir, step.value * config.action_repeat)
         self._logger = Logger(step, outputs, config.action_repeat)
@@ -122,12 +115,18 @@ class Runner:
         self.driver = Driver(self._train_envs, callbacks)
 
     def _make_learner(self) -> None:
-        """Make the agent, which may refuse spaces and weights before any step is taken."""
+        """Make the agent, which may refuse spaces and weights, before anything is printed."""
         config, envs = self._config, self._train_envs
         described = spaces.describe(envs.single_observation_space, envs.single_action_space)
         self.agent = self._make_agent(config, *described)
         if self._loaded:
             match_variables(self.agent, self._loaded[1])
+        if self.step.value:
+            print(f"Continuing from agent step {self.step.value:,}.", flush=True)
+            if not self._loaded:
+                print("There is no checkpoint: the weights begin anew.", flush=True)
+            elif not self._replay.stats["loaded_steps"]:
+                print("The replay is empty: random actions refill it with an episode.", flush=True)
         self._logger.text("config", str(config))
         self._replay.record_missing_steps(self.step.value)
         self._replay.prune()

@@ -255,13 +255,15 @@ def test_a_lost_replay_is_filled_again(tmp_path, capsys):
     assert (episodes[0]["action"][1:, 2] == 0).any(), "one random episode, to have a batch"
 
 
-def test_another_architecture_leaves_the_run_as_it_was(tmp_path):
+def test_another_architecture_leaves_the_run_as_it_was(tmp_path, capsys):
     config = make_config(tmp_path)
     world = World(config).run()
     step, arrays, state = Checkpoint(tmp_path / "checkpoints").load()
     Checkpoint(tmp_path / "checkpoints").save(step, arrays | {"updates": np.zeros(2)}, state)
+    capsys.readouterr()
     with pytest.raises(UserError, match=r"updates is \[2\] in the checkpoint, \[\] in this model"):
         world.run(discount=0.5)
+    assert capsys.readouterr().out == "", "a refusal comes before anything is printed"
     assert Config.load(tmp_path / "config.yaml") == config, "the config it needs is overwritten"
 
 

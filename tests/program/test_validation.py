@@ -24,7 +24,7 @@ def rules_of(key: str) -> list[validation.Rule]:
 
 def test_every_rule_concerns_an_option():
     for names in validation.RULES:
-        for part in names.split("|") if "(" not in names else [names]:
+        for part in re.split(r"\|(?![^(]*\))", names):  # at each | outside of parentheses
             assert any(re.fullmatch(part, key) for key in DEFAULTS.flat), f"{part} checks nothing"
 
 
@@ -48,7 +48,6 @@ def test_comments_name_exactly_the_choices(key):
     "line, sentence",
     [
         ("--dataset.length 0", "it must be at least 2."),
-        ("--dataset.batch 0", "at least 1"),
         ("--precision 8", "it must be one of auto, 32"),
         ("--replay.minlen 51", "at most replay.maxlen, 50."),
         ("--replay.capacity 10", "replay.minlen, 50"),
@@ -59,8 +58,6 @@ def test_comments_name_exactly_the_choices(key):
         ("--discount 1.01", "between 0 and 1"),
         ("--loss_scales.mine -1", "at least 0"),
         ("--expl_behavior plan2explor", "'plan2explore'"),
-        ("--actor.dist mse", "onehot"),
-        ("--actor.norm batch", "none, layer"),
         ("--rssm.discrete 1", "at least 2, or 0"),
         ("--model_opt.opt adamx", "'adamax'"),
         ("--actor_opt.lr 0", "larger than 0"),
@@ -73,7 +70,6 @@ def test_comments_name_exactly_the_choices(key):
         ("--encoder.cnn_kernels 4 0", "each at least 1"),
         ("--logdir ~nobody-of-that-name/x", "home directory exists"),
         ("--logdir gs://bucket/run", "a directory of this machine, not a URL"),
-        ("--checkpoint s3://bucket/run --mode eval", "a directory of this machine, not a URL"),
         ("--time_limit 48", "replay.minlen = 50 rows"),
         ("--checkpoint_every soon", "600s"),
         ("--checkpoint_every 0s", "positive"),

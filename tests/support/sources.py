@@ -31,16 +31,13 @@ def python_files() -> list[Path]:
 
 def production_files() -> list[Path]:
     """Return the Python files that are installed: train.py, plot.py, common/ and dreamerv2/."""
-    return _below("train.py", "plot.py", "common", "dreamerv2")
+    tops = {"train.py", "plot.py", "common", "dreamerv2"}
+    return [path for path in python_files() if path.relative_to(ROOT).parts[0] in tops]
 
 
 def files_of_tests() -> list[Path]:
     """Return the Python files under tests/."""
-    return _below("tests")
-
-
-def _below(*tops: str) -> list[Path]:
-    return [path for path in python_files() if path.relative_to(ROOT).parts[0] in tops]
+    return [path for path in python_files() if path.relative_to(ROOT).parts[0] == "tests"]
 
 
 def count_lines(files: list[Path]) -> int:
