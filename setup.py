@@ -1,9 +1,9 @@
-"""Packaging: metadata, dependency ranges and the two console commands.
+"""Packaging: metadata, dependency ranges and the three console commands.
 
-The lower bound of each range is the oldest version the quick tests were run with (all but the extra
-`video` and the tests' own tools), the upper bound excludes the first one that does not exist yet or
-is known to break. CPython 3.10 to 3.13: TensorFlow has no
-wheel for 3.14, and labmaze, which dm_control needs, none for 3.13.
+The lower bound of each range is the oldest version the quick tests were run with (all but the
+extras `video` and `sweep` and the tests' own tools), the upper bound excludes the first one that
+does not exist yet or is known to break. CPython 3.10 to 3.13: TensorFlow has no wheel for 3.14, and
+labmaze, which dm_control needs, none for 3.13.
 """
 
 import re
@@ -42,6 +42,8 @@ SUITES = {
 }
 
 VIDEO = ["av>=14,<19"]  # MP4 beside GIF; its wheels bring the encoder, no ffmpeg is needed
+
+SWEEP = ["ray>=2.49.2,<3"]  # 80 MB to download, 240 MB installed
 
 TEST = [
     "pytest>=8,<10",
@@ -90,14 +92,16 @@ setup(
         ],
         **SUITES,
         "video": VIDEO,
+        "sweep": SWEEP,
         "test": TEST,
         # Everything except the 3 GB of CUDA libraries, which only a machine with a GPU can use.
-        "all": [*TEST, *VIDEO, *(need for suite in SUITES.values() for need in suite)],
+        "all": [*TEST, *VIDEO, *SWEEP, *(need for suite in SUITES.values() for need in suite)],
     },
     entry_points={
         "console_scripts": [
             "dreamerv2 = dreamerv2.train:main",
             "dreamerv2-plot = dreamerv2.plot:main",
+            "dreamerv2-sweep = dreamerv2.sweep:main",
         ]
     },
 )

@@ -151,6 +151,8 @@ def test_console_commands_answer(built, tmp_path):
     install(python, built["wheel_of_sdist"], cwd=tmp_path)
     assert "--logdir" in run(python.parent / "dreamerv2", "--help", cwd=tmp_path)
     assert run(python.parent / "dreamerv2-plot", "--help", cwd=tmp_path).strip()
+    sweep = [python.parent / "dreamerv2-sweep", "--logdir", tmp_path / "runs", "--dry_run"]
+    assert run(*sweep, "--tasks", "atari26", cwd=tmp_path).count("atari_") >= 26
 
 
 def test_an_editable_installation_imports_the_checkout_and_nothing_else(built, tmp_path):
@@ -173,7 +175,7 @@ def test_the_version_is_written_once(built):
         metadata = archive.read(f"{info}/METADATA").decode()
         assert f"{info}/licenses/LICENSE" in archive.namelist(), "the licence is not in the wheel"
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
-    assert extras == {"gpu", "dmc", "crafter", "minigrid", "video", "test", "all"}
+    assert extras == {"gpu", "dmc", "crafter", "minigrid", "video", "sweep", "test", "all"}
 
 
 def requirements(wheel: Path) -> list[str]:

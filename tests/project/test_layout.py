@@ -34,7 +34,7 @@ STEPS = [
     "exploration",
     "agent learner saved health",
     "evaluate dream",
-    "train api",
+    "train api sweep",
 ]
 NUMPY_ONLY = [
     *(f"dreamerv2.common.{name}" for name in "config replay logger errors envs".split()),
@@ -43,6 +43,7 @@ NUMPY_ONLY = [
     "dreamerv2.plot",
     "dreamerv2.api",
     "dreamerv2.train",
+    "dreamerv2.sweep",
 ]
 SUITE_PACKAGES = ["ale_py", "dm_control", "mujoco", "crafter", "minigrid"]
 
