@@ -14,7 +14,7 @@ from sources import ROOT
 from tiny import FLAGS
 
 from benchmarks.__main__ import parser as benchmarks_parser
-from dreamerv2 import plot, rules
+from dreamerv2 import plot, rules, sweep
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
 
@@ -31,6 +31,7 @@ RUN_ELSEWHERE = {
     "pip install -e .[all]": (".ci/run", "pip install --quiet --disable-pip-version-check -e"),
     "pytest": (".ci/run", "pip install -e '.[test]' && pytest"),
     "tensorboard --logdir": ("tests/program/test_tensorboard_page.py", '"--logdir"'),
+    "dreamerv2-sweep": ("tests/program/test_sweep_on_ray.py", "from dreamerv2.sweep import main"),
     "python -m benchmarks": ("tests/program/test_benchmarks.py", '"-m", "benchmarks"'),
 }
 LEARNING = ("python train.py", "python examples/")  # they take the knobs as flags
@@ -83,6 +84,8 @@ def test_every_command_is_accepted_and_run_by_something(command, capsys):
     if command.startswith("pip install"):
         extras = set(re.findall(r"\[(\w+)\]", command))
         assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
+    if command.startswith("dreamerv2-sweep"):
+        assert len(sweep.plan(*sweep.parse(arguments))) > 1
     if command.startswith("python -m benchmarks"):
         benchmarks_parser().parse_args(arguments[2:])
 
@@ -185,5 +188,6 @@ def test_knobs_and_options_in_the_text_exist():
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
     known = set(Config(CONFIGS["defaults"]).flat) | {"help", "configs"}
     known.add("quick")  # of the benchmarks
+    known |= set(vars(sweep.parse([])[0]))
     unknown = set(re.findall(r"`[^`\n]*?--([a-z_]\w*(?:\.\w+)*)", prose)) - known
     assert not unknown, f"there are no such flags: {unknown}"
