@@ -203,7 +203,7 @@ class Driver:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except ImportError as error:
             raise UserError("Install the package ray: pip install 'dreamerv2[sweep]'.") from error
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises plain exceptions, too
             raise UserError(f"No Ray answers at --address {address} ({error}).") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = options.gpus if options.gpus is not None else int(any("GPU" in n for n in nodes))
