@@ -1,8 +1,8 @@
 """Packaging: metadata, dependency ranges and the three console commands.
 
 The lower bound of each range is the oldest version that passed the quick tests (except the extras
-`video` and `sweep` and the tools of the tests). The upper bound excludes the first version that does
-not exist yet or is known to fail. CPython 3.10 to 3.13: TensorFlow has no wheel for 3.14, and
+`video` and `sweep` and the tools of the tests). The upper bound excludes the first version that
+does not exist yet or is known to fail. CPython 3.10 to 3.13: TensorFlow has no wheel for 3.14, and
 labmaze, which dm_control needs, none for 3.13.
 """
 
