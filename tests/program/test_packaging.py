@@ -51,7 +51,7 @@ def test_every_folder_with_source_is_a_package(declared):
 def test_version_and_extras(declared):
     text = (ROOT / "dreamerv2" / "__init__.py").read_text()
     assert declared["version"] == re.search(r'__version__ = "(.+)"', text)[1]
-    extras = {"gpu", "dmc", "crafter", "minigrid", "video", "test", "all"}
+    extras = {"gpu", "dmc", "crafter", "minigrid", "video", "sweep", "test", "all"}
     assert set(declared["extras_require"]) == extras
 
 
@@ -218,6 +218,8 @@ def test_console_commands_answer(built, tmp_path):
     install(python, built["wheel_of_sdist"], cwd=tmp_path)
     assert "--logdir" in run(python.parent / "dreamerv2", "--help", cwd=tmp_path)
     assert run(python.parent / "dreamerv2-plot", "--help", cwd=tmp_path).strip()
+    sweep = [python.parent / "dreamerv2-sweep", "--logdir", tmp_path / "runs", "--dry_run"]
+    assert run(*sweep, "--tasks", "atari26", cwd=tmp_path).count("atari_") >= 26
 
 
 @pytest.mark.slow

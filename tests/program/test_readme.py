@@ -16,7 +16,7 @@ from tiny import FLAGS
 
 from benchmarks.__main__ import TOPICS
 from benchmarks.__main__ import parser as benchmarks_parser
-from dreamerv2 import plot, validation
+from dreamerv2 import plot, sweep, validation
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
 
@@ -35,6 +35,7 @@ RUN_ELSEWHERE = {
     "pip install -e .[test]": (".ci/run", "pip install -e '.[test]' && pytest"),
     "pip install -e .[all]": (".ci/run", "pip install --quiet --disable-pip-version-check -e"),
     "pytest": (".ci/run", "pip install -e '.[test]' && pytest"),
+    "dreamerv2-sweep": ("tests/program/test_sweep_on_ray.py", "from dreamerv2.sweep import main"),
     "python -m benchmarks": ("tests/program/test_benchmarks.py", '"-m", "benchmarks"'),
 }
 TRAINING = ("python train.py", "python examples/")  # every option is a flag
@@ -92,6 +93,8 @@ def test_every_command_is_accepted_and_run_by_a_test(command):
     if command.startswith("pip install"):
         extras = set(re.findall(r"\[(\w+)\]", command))
         assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
+    if command.startswith("dreamerv2-sweep"):
+        assert len(sweep.plan(*sweep.parse(arguments))) > 1
     if command.startswith("python -m benchmarks"):
         benchmarks_parser().parse_args(arguments[2:])
 
@@ -233,6 +236,7 @@ def test_options_in_the_text_exist(name):
     prose = re.sub(r"^```.*?^```$", "", DOCUMENTS[name], flags=re.M | re.S)
     known = set(Config(CONFIGS["defaults"]).flat) | {"help", "configs"}
     known |= {"quick", "only", "export", "json"}  # of the benchmarks
+    known |= set(vars(sweep.parse([])[0]))
     unknown = set(re.findall(r"`[^`\n]*?--([a-z_]\w*(?:\.\w+)*)", prose)) - known
     assert not unknown, f"{name} names unknown flags: {unknown}"
 
