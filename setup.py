@@ -1,9 +1,9 @@
-"""Packaging: metadata, dependency ranges and the two console commands.
+"""Packaging: metadata, dependency ranges and the three console commands.
 
-The lower bound of each range is the oldest version that passed the quick tests (except the extra
-`video` and the tools of the tests). The upper bound excludes the first version that does not exist
-yet or is known to fail. CPython 3.10 to 3.13: TensorFlow has no wheel for 3.14, and labmaze, which
-dm_control needs, none for 3.13.
+The lower bound of each range is the oldest version that passed the quick tests (except the extras
+`video` and `sweep` and the tools of the tests). The upper bound excludes the first version that
+does not exist yet or is known to fail. CPython 3.10 to 3.13: TensorFlow has no wheel for 3.14, and
+labmaze, which dm_control needs, none for 3.13.
 """
 
 import re
@@ -42,9 +42,9 @@ SUITES = {
     "minigrid": ["minigrid>=3,<4"],
 }
 
-VIDEO = [
-    "av>=14,<19"
-]  # for MP4 beside GIF; its wheels contain the encoder, so ffmpeg is not needed
+VIDEO = ["av>=14,<19"]  # MP4 beside GIF; the wheels contain the encoder
+
+SWEEP = ["ray>=2.49.2,<3"]  # 80 MB to download, 240 MB installed
 
 TEST = [
     "pytest>=8,<10",
@@ -93,14 +93,16 @@ setup(
         ],
         **SUITES,
         "video": VIDEO,
+        "sweep": SWEEP,
         "test": TEST,
         # Everything except the 3 GB of CUDA libraries, which only a machine with a GPU can use.
-        "all": [*TEST, *VIDEO, *(need for suite in SUITES.values() for need in suite)],
+        "all": [*TEST, *VIDEO, *SWEEP, *(need for suite in SUITES.values() for need in suite)],
     },
     entry_points={
         "console_scripts": [
             "dreamerv2 = dreamerv2.train:main",
             "dreamerv2-plot = dreamerv2.plot:main",
+            "dreamerv2-sweep = dreamerv2.sweep:main",
         ]
     },
 )

@@ -6,7 +6,7 @@ from small_agents import batches, build, train
 
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.run.checkpoint import Checkpoint
-from dreamerv2.learner import Learner, fitting
+from dreamerv2.learner import Learner, match_variables
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_counters_of_older_float16_checkpoints_fit():
         k: v.astype(np.int32) if k.endswith("loss_scale_finite") else v for k, v in arrays.items()
     }
     assert any(value.dtype == np.int32 for value in old.values())
-    fitted = fitting(agent, old)
+    fitted = match_variables(agent, old)
     assert {k: v.dtype for k, v in fitted.items()} == {k: v.dtype for k, v in arrays.items()}
 
 

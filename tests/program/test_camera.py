@@ -10,7 +10,7 @@ from PIL import Image
 
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import vectorize
-from dreamerv2.common.envs.wrappers import OneHotSpace
+from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.run.driver import Driver, RandomPolicy
 from dreamerv2.evaluate import Camera, Results, Run
 

@@ -51,7 +51,7 @@ def test_every_folder_with_source_is_a_package(declared):
 
 def test_version_and_extras(declared):
     assert declared["version"] == VERSION
-    extras = {"gpu", "dmc", "crafter", "minigrid", "video", "test", "all"}
+    extras = {"gpu", "dmc", "crafter", "minigrid", "video", "sweep", "test", "all"}
     assert set(declared["extras_require"]) == extras
 
 
@@ -191,6 +191,8 @@ def test_an_installed_wheel_runs_from_another_directory(built, tmp_path):
     for command in ([python, "-m", "dreamerv2.train"], [python.parent / "dreamerv2"]):
         assert "--logdir" in run(*command, "--help", cwd=tmp_path)
     assert "--indir" in run(python.parent / "dreamerv2-plot", "--help", cwd=tmp_path)
+    sweep = [python.parent / "dreamerv2-sweep", "--logdir", tmp_path / "runs", "--dry_run"]
+    assert run(*sweep, "--tasks", "atari26", cwd=tmp_path).count("atari_") >= 26
 
 
 @pytest.mark.slow

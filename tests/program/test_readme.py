@@ -15,7 +15,7 @@ from tiny import FLAGS
 
 from benchmarks.__main__ import TOPICS
 from benchmarks.__main__ import parser as benchmarks_parser
-from dreamerv2 import plot, validation
+from dreamerv2 import plot, sweep, validation
 from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
 
@@ -24,8 +24,8 @@ CONFIGS = paths.load_configs()
 DOCUMENTS = {"README.md": README} | {
     f"docs/{path.name}": path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")
 }
-# Commands that other tests run: an editable installation, all tests, the benchmarks.
-RUN_ELSEWHERE = ("pip install -e ", "pytest", "python -m benchmarks")
+# Commands that other tests run: an editable installation, all tests, a sweep, the benchmarks.
+RUN_ELSEWHERE = ("pip install -e ", "pytest", "dreamerv2-sweep", "python -m benchmarks")
 TRAINING = ("python train.py", "python examples/")  # every option is a flag
 TOOLS = ("tensorboard",)  # console commands of dependencies
 
@@ -67,6 +67,8 @@ def test_every_command_is_accepted_and_run_by_a_test(command):
     if command.startswith("pip install"):
         extras = set(re.findall(r"\[(\w+)\]", command))
         assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
+    if command.startswith("dreamerv2-sweep"):
+        assert len(sweep.plan(*sweep.parse(arguments))) > 1
     if command.startswith("python -m benchmarks"):
         benchmarks_parser().parse_args(arguments[2:])
 
@@ -183,6 +185,7 @@ def test_links_files_and_options_in_the_text_exist(name):
     prose = re.sub(r"^```.*?^```$", "", DOCUMENTS[name], flags=re.M | re.S)
     known = set(Config(CONFIGS["defaults"]).flat) | {"help", "configs"}
     known |= {"quick", "only", "export", "json"}  # of the benchmarks
+    known |= set(vars(sweep.parse([])[0]))
     unknown = set(re.findall(r"`[^`\n]*?--([a-z_]\w*(?:\.\w+)*)", prose)) - known
     assert not unknown, f"{name} names unknown flags: {unknown}"
 

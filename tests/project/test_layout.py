@@ -52,7 +52,7 @@ WITH_TENSORFLOW = {
 WITHOUT_TENSORFLOW = [
     *(f"dreamerv2.common.{name}" for name in "config envs replay run logger results".split()),
     *(f"dreamerv2.common.run.{name}" for name in "driver when checkpoint".split()),
-    *(f"dreamerv2.{name}" for name in "plot api train".split()),
+    *(f"dreamerv2.{name}" for name in "plot api train sweep".split()),
 ]
 SUITE_PACKAGES = {"ale_py", "dm_control", "mujoco", "crafter", "minigrid"}
 
