@@ -10,7 +10,6 @@ from PIL import Image
 from dreamerv2.common.files import replacing
 
 FPS = 20  # Default playback speed, frames per second.
-STILL = 2**16 - 1  # hundredths of a second that one image of a GIF can last
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:
@@ -43,7 +42,7 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     Args:
         frames: [T, H, W, C] uint8, or float in [0, 1]; C is 1 (exact) or 3 (256 colors).
         fps: frames per second, at most 50: a GIF counts in hundredths of a second, and browsers
-            slow down frames shorter than two of them. A still is shown for ten minutes at most.
+            slow down frames shorter than two of them.
 
     Raises:
         ValueError: the frames have another shape.
@@ -52,17 +51,9 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
         raise ValueError(f"A video must be [T, H, W, 1 or 3], not {list(frames.shape)}.")
     images = list(map(_image, frames)) if frames.shape[-1] == 1 else _quantized(frames)
-    hundredths = max(2, round(100 / fps))
-    images = _shortened(images, STILL // hundredths)
     buffer = io.BytesIO()
-    images[0].save(
-        buffer,
-        format="GIF",
-        save_all=True,
-        append_images=images[1:],
-        duration=10 * hundredths,
-        loop=0,
-    )
+    options = {"format": "GIF", "duration": 10 * max(2, round(100 / fps)), "loop": 0}
+    images[0].save(buffer, save_all=True, append_images=images[1:], **options)
     return buffer.getvalue()
 
 
@@ -78,17 +69,6 @@ def save_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = FPS) -> N
 def _image(frame: np.ndarray) -> Image.Image:
     frame = np.ascontiguousarray(frame)
     return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
-
-
-def _shortened(images: list[Image.Image], longest: int) -> list[Image.Image]:
-    """Drop images after `longest` equal ones: the duration of a still has 16 bits."""
-    result, count, before = [], 0, b""
-    for image in images:
-        content = image.tobytes()
-        count, before = (count + 1 if content == before else 1), content
-        if count <= longest:
-            result.append(image)
-    return result
 
 
 def _quantized(frames: np.ndarray) -> list[Image.Image]:
