@@ -10,12 +10,12 @@ from typing import Any
 
 from dreamerv2.common.errors import cannot_write
 from dreamerv2.common.files import replacing
-from dreamerv2.common.logger.logger import Entry
+from dreamerv2.common.logger.logger import Entry, Output
 
 FILENAME = "metrics.jsonl"
 
 
-class JSONLOutput:
+class JSONLOutput(Output):
     """Writes ``{"step": frames, name: value, ...}`` to ``LOGDIR/metrics.jsonl``.
 
     A step has one line, which is replaced when the step is written again; a name logged several

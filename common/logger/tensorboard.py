@@ -13,13 +13,13 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.text.summary import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dreamerv2.common.logger.logger import Entry
+from dreamerv2.common.logger.logger import Entry, Output
 from dreamerv2.common.video import encode
 
 EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
-class TensorBoardOutput:
+class TensorBoardOutput(Output):
     """Writes entries to an event file in ``logdir``.
 
     A directory that is full or cannot be written never stops training: the error is reported once,
@@ -37,7 +37,7 @@ class TensorBoardOutput:
         self._reported = False
 
     def write(self, step: int, entries: Sequence[Entry]) -> None:
-        """Append the entries of a step, in environment frames."""
+        """Append the entries of a step, in environment frames; the file is closed afterwards."""
         summary = summary_pb2.Summary(value=[_value(*entry) for entry in entries])
         try:
             if self._path is None:
@@ -46,12 +46,6 @@ class TensorBoardOutput:
         except OSError as error:
             self._path = None
             self._report(error)
-
-    def flush(self) -> None:
-        """Do nothing: the entries are on file when `write` returns."""
-
-    def close(self) -> None:
-        """Do nothing: the file is closed after every write."""
 
     def _start_file(self) -> Path:
         self._logdir.mkdir(parents=True, exist_ok=True)

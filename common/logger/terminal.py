@@ -9,13 +9,13 @@ from typing import Any
 
 import tqdm
 
-from dreamerv2.common.logger.logger import Entry
+from dreamerv2.common.logger.logger import Entry, Output
 
 LONG_EPISODE = 30_000  # agent steps; an Atari episode has at most 27,000
 REPORT_SECONDS = 30  # between plain lines of a phase in progress
 
 
-class TerminalOutput:
+class TerminalOutput(Output):
     """Prints the scalars of a write on one readable line of standard output.
 
     On a terminal long lines are wrapped and progress bars (tqdm) stay below them. Anywhere else
@@ -33,12 +33,6 @@ class TerminalOutput:
             line = textwrap.fill(line, columns, subsequent_indent="    ", break_long_words=False)
         tqdm.tqdm.write(line, sys.stdout)  # Clears active bars, prints, and redraws them.
         sys.stdout.flush()
-
-    def flush(self) -> None:
-        """Do nothing: every line is flushed when it is printed."""
-
-    def close(self) -> None:
-        """Do nothing: standard output stays open."""
 
 
 def _readable(value: int | float) -> str:
