@@ -15,7 +15,6 @@ from dreamerv2.common.nn.dists import fold
 from dreamerv2.common.nn.optim import Optimizer, recording
 from dreamerv2.common.nn.precision import WeightCache, cast_once, compute_dtype
 from dreamerv2.common.nn.variables import Init, named_variables
-from dreamerv2.common.run.when import Until
 from dreamerv2.world_model import NOT_OBSERVED, WorldModel
 
 STREAMS = ("policy", "eval", "update", "report")  # one stream of random numbers per consumer
@@ -36,7 +35,7 @@ class Agent(tf.Module):
         self.config, self.discrete, self.actions = config, discrete, actions
         self.dtype = compute_dtype(config.precision)
         scaled = self.dtype == tf.float16
-        self._exploring = Until(config.expl_until)
+        self._expl_until = config.expl_until or np.inf  # frames
         self._streams = seeding.Streams(config.seed, "agent", STREAMS)
         init = Init(np.random.default_rng(seeding.stream(config.seed, "init")), self.dtype)
         self.world_model = WorldModel(init / "world_model", shapes, actions, config)
@@ -72,7 +71,7 @@ class Agent(tf.Module):
             UserError: the action is not finite.
         """
         batch, evaluate = len(obs["is_first"]), mode == "eval"
-        explore = mode == "train" and self._exploring(step * self.config.action_repeat)
+        explore = mode == "train" and step * self.config.action_repeat < self._expl_until
         if state is None:
             state = self.initial_policy_state(batch)
         obs = {key: np.asarray(obs[key]) for key in (*self.world_model.shapes, "is_first")}
