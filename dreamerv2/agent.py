@@ -156,7 +156,7 @@ class Agent(tf.Module):
         with recording(model) as tape, cast_once(model, dtype=self.dtype):
             loss, post, outputs, metrics = model.loss(data, state, noise)
             loss = self.model_opt.scale(loss)
-        metrics |= self.model_opt.minimize(tape, loss)
+        metrics |= self.model_opt.minimize(tape, loss, step)
         post = tf.nest.map_structure(tf.stop_gradient, post)
         terminal, reward = data["is_terminal"], model.imagined_reward
         metrics |= self.task_behavior.update(post, terminal, reward, fold(seed, 1), step)

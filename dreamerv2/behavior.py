@@ -125,11 +125,11 @@ class ActorCritic(tf.Module):
                 metrics["critic_slow"] = tf.reduce_mean(value)
             loss, actor_metrics = self.actor_loss(seq, target, value, step)
             loss = self.actor_opt.scale(loss)
-        metrics |= actor_metrics | self.actor_opt.minimize(tape, loss)
+        metrics |= actor_metrics | self.actor_opt.minimize(tape, loss, step)
         with recording(self.critic) as tape, cast_once(self, dtype=self.dtype):
             loss, critic_metrics = self.critic_loss(seq, target)
             loss = self.critic_opt.scale(loss)
-        metrics |= critic_metrics | self.critic_opt.minimize(tape, loss)
+        metrics |= critic_metrics | self.critic_opt.minimize(tape, loss, step)
         self._update_slow_critic()
         return metrics
 

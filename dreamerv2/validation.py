@@ -63,16 +63,17 @@ def each(rule: Rule, count: int | None = None) -> Rule:
     return check
 
 
-def scheduled(rule: Rule) -> Rule:
-    """Apply a rule to a number, or to the values between which a schedule moves."""
+def scheduled(rule: Rule, ends: Rule | None = None) -> Rule:
+    """Apply a rule to a number, and `ends`, or the same, to both ends of a schedule."""
 
     def check(value: Value) -> str | None:
         if not isinstance(value, str):
             return rule(value)
         name, arguments = parse_schedule(value)
-        ends = arguments[1:] if name == "warmup" else arguments[:2]
+        values = arguments[1:] if name == "warmup" else arguments[:2]
         # The ends of horizon() are horizons h of a discount 1 - 1/h.
-        return next(filter(None, map(at_least(1) if name == "horizon" else rule, ends)), None)
+        check_end = at_least(1) if name == "horizon" else ends or rule
+        return next(filter(None, map(check_end, values)), None)
 
     return check
 
@@ -156,7 +157,8 @@ RULES: dict[str, Rule] = {
     r"loss_scales\..*|kl\.free": at_least(0),
     r"kl\.balance": between(0, 1),
     r".*_opt\.opt": one_of("adam", "nadam", "adamax", "sgd", "momentum"),
-    r".*_opt\.(lr|eps)": positive,
+    r".*_opt\.lr": scheduled(positive, at_least(0)),
+    r".*_opt\.eps": positive,
     r".*_opt\.clip": at_least(0),
     r".*_opt\.wd": between(0, 1),
     "discount|discount_lambda": between(0, 1),

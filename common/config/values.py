@@ -16,6 +16,7 @@ MAX_DEPTH = 16  # of nested groups; a YAML file can refer to itself and never en
 # Number of arguments, and the index of the duration in steps.
 SCHEDULES = {
     "linear": (3, 2),  # linear(from, to, steps)
+    "delayed": (4, 3),  # delayed(from, to, start, steps)
     "warmup": (2, 0),  # warmup(steps, value)
     "exp": (3, 2),  # exp(from, to, half life)
     "horizon": (3, 2),  # horizon(from, to, steps): horizons of a discount
@@ -127,7 +128,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
 def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
     """Split a schedule over agent steps into its name and arguments.
 
-    `linear(a,b,n)`, `warmup(n,v)`, `exp(a,b,half)` and `horizon(a,b,n)` exist.
+    SCHEDULES lists them.
 
     Raises:
         UserError: no such schedule, wrong number of arguments, or a duration that is not positive.

@@ -197,10 +197,13 @@ def test_the_default_reward_normalization_changes_nothing():
 
 
 def test_schedules_reach_the_losses():
-    change = {"actor_ent": "linear(1,0,1000)", "actor_grad": "both"}
+    change = {"actor_ent": "linear(1,0,1000)", "actor_grad": "both", "critic_opt.lr": 1e-3}
+    change["actor_opt.lr"] = "linear(3e-3,1e-3,1000)"
     config = small_config(change | {"actor_grad_mix": "warmup(1000,0.8)"})
     model = make_model(config, shapes={"position": (3,)})
     behavior = make_behavior(config, model, discrete=False)
     metrics = behavior.update(*start_states(model), model.imagined_reward, SEED, STEP)
     assert_close(metrics["actor_ent_scale"], 0.5, "entropy scale at step 500")
     assert_close(metrics["actor_grad_mix"], 0.4, "mix at step 500")
+    assert_close(metrics["actor_lr"], 2e-3, "learning rate at step 500")
+    assert "critic_lr" not in metrics, "a constant is no metric"
