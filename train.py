@@ -27,7 +27,7 @@ from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import interrupt_on_any_signal
 from dreamerv2.common.run.when import Every, parse_every
 from dreamerv2.common.stdio import escape_unprintable, survive_closed_terminal
-from dreamerv2.runner import Runner, describe, prepare
+from dreamerv2.runner import Runner, save_config
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CUSTOM = "custom_"  # prefix of the task's name of a library user's own environment
@@ -156,6 +156,58 @@ def run(
         prepare(config, ["action_repeat"] if own else ["action_repeat", "task"])
         print(config, describe(config), sep="\n", flush=True)
         return train(config, make_envs, make_agent, outputs)
+
+
+def prepare(config: Config, fixed: Sequence[str]) -> None:
+    """Save the config of a new run, or print the changes since the last start.
+
+    A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
+    a mistake must not overwrite the config that the checkpoint was made with.
+
+    Args:
+        fixed: keys whose values a run keeps.
+
+    Raises:
+        UserError: the directory cannot be written, its config not read, or a fixed value changed.
+    """
+    logdir = Path(config.logdir).expanduser()
+    rundir.refuse_release(logdir)
+    path = logdir / "config.yaml"
+    if not path.exists():
+        save_config(config)
+    before, now = Config.load(path).flat, config.flat
+    for key in fixed:
+        if before.get(key, now[key]) != now[key]:
+            raise UserError(
+                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
+                "--configs it was started with, or another --logdir."
+            )
+    for key in sorted(before.keys() | now.keys()):
+        # An option that the run lacks is new in the program, unless it is a user's own.
+        known = key in before or config.is_open(key)
+        was, new = before.get(key, "not set"), now.get(key, "not set")
+        if known and was != new:
+            print(f"Changed since the last start: {key} was {was}, now {new}.")
+
+
+def describe(config: Config) -> str:
+    """Return the phases of the run and their units, one line each."""
+
+    def times(steps: float) -> str:
+        return f"{int(steps):,} agent steps = {int(steps) * config.action_repeat:,} frames"
+
+    lines = [
+        f"Prefill with random actions: {times(config.prefill)}.",
+        f"Pretraining: {config.pretrain} update(s).",
+        f"Training: {config.train_steps} update(s) per {times(config.train_every)}, "
+        f"on {config.dataset.batch} x {config.dataset.length} steps from the replay.",
+        f"Evaluation: {config.eval_eps} episode(s) every {times(config.eval_every)}.",
+        f"Metrics every {times(config.log_every)}.",
+        f"A checkpoint every {config.checkpoint_every}.",
+        f"The run ends after {times(config.steps)}."
+        + (" The prefill takes all of them." * (config.steps <= config.prefill)),
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

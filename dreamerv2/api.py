@@ -1,4 +1,4 @@
-"""DreamerV2 as a library: train on your own environment, then play what was learned.
+"""DreamerV2 as a library: train on your own environment, then play with the policy.
 
 import dreamerv2.api as dv2
 
@@ -33,7 +33,7 @@ from dreamerv2.common.logger.logger import Output
 
 __all__ = ["Policy", "UserError", "configs", "defaults", "load", "train"]
 
-configs: dict[str, dict] = paths.load_configs()  # name -> what it changes
+configs: dict[str, dict] = paths.load_configs()  # name -> changes of the defaults
 defaults: Config = Config(configs.pop("defaults"))
 end_scripts_plainly()
 rendering.prepare_rendering()  # in a script that has imported TensorFlow before
@@ -72,7 +72,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
 
 
 def load(logdir: str | Path, env: Any = None) -> "Policy":
-    """Load what a run has learned so far, to play with it.
+    """Load the policy that a run has learned so far.
 
     Args:
         logdir: of the run; it may still be training.
@@ -107,7 +107,7 @@ class Policy:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was seen: the next observation is the first of an episode."""
+        """Forget the episode: the next observation is the first of another one."""
         self._state: Any = None
 
     def __call__(self, obs: Any) -> Any:
@@ -123,7 +123,7 @@ class Policy:
 
 
 def _makes_envs(env: Any) -> bool:
-    """Whether it is a function, or a class, rather than an environment."""
+    """Return True for a function or a class, False for an environment."""
     return inspect.isclass(env) or (callable(env) and not hasattr(env, "step"))
 
 
@@ -170,7 +170,7 @@ def _from_object(env: Any, config: Config) -> Callable:
 
 
 class _LeftOpen:
-    """An environment that belongs to the caller, who may go on using it."""
+    """An environment that stays open for its caller."""
 
     def __init__(self, env: Any):
         self._env = env
@@ -186,7 +186,7 @@ class _LeftOpen:
 
 
 def _name(env: Any) -> str:
-    """Return what to call the task: the id under which it is registered, else its class."""
+    """Return a name for the task: the registered id of its environment, else its class."""
     if _makes_envs(env):
         name = getattr(env, "__name__", type(env).__name__)
     else:

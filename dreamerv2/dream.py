@@ -1,4 +1,4 @@
-"""--mode dream: show what the world model believes.
+"""--mode dream: visualize open-loop predictions and imagined rollouts.
 
     python train.py --logdir ~/logdir/atari_pong/dreamerv2/1 --mode dream
 
@@ -6,8 +6,8 @@ Writes two videos for every image that the model predicts, to LOGDIR/videos:
 
     dream_STEP_KEY_openloop    real frames / the model, which sees CONTEXT of them and then only the
                                actions / the error
-    dream_STEP_KEY_imagined    from there on all by itself: the actor's actions in the model, with
-                               the reward, value and discount it expects under each frame
+    dream_STEP_KEY_imagined    a rollout of the actor in the model from there on, with the
+                               predicted reward, value and discount under each frame
 
 It needs no environment, and only reads the run: training may go on in another process.
 """
@@ -60,9 +60,9 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     report = agent.report(data)
     for key in agent.world_model.heads["decoder"].images:
         videos[f"{key}_openloop"] = openloop_frames(report[f"openl_{key}"])
-    believed = imagine(agent, data, LENGTH, tf.constant([seed, 0], tf.int32))
-    for key, frames in believed["images"].items():
-        videos[f"{key}_imagined"] = imagined_frames(frames, believed, config.clip_rewards)
+    rollout = imagine(agent, data, LENGTH, tf.constant([seed, 0], tf.int32))
+    for key, frames in rollout["images"].items():
+        videos[f"{key}_imagined"] = imagined_frames(frames, rollout, config.clip_rewards)
     stem = Path(config.logdir or run).expanduser() / "videos"
     stem /= f"dream_{rundir.frames(config, weights.step):012d}"
     paths = []
@@ -73,20 +73,20 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
 
 
 def file_name(name: str) -> str:
-    """Return the name without what a path means something by: a key may hold anything."""
+    """Return the name without characters that are special in a path; a key may hold any."""
     return re.sub(r"[^.\w-]", "_", name)
 
 
 def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Tensor) -> dict:
-    """Imagine `length` steps with the actor, from what the model knows after CONTEXT rows.
+    """Imagine `length` steps with the actor from the posterior after CONTEXT rows.
 
     Args:
         agent: agent.Agent.
         data: batch, key -> [N, T, ...].
         seed: int32 [2].
 
-    Returns: images, key -> [L+1, N, H, W, C] in [0, 1]; reward (as the model sees it, clipped),
-        value (of the slow critic) and discount, [L+1, N]. Entry 0 is the state it starts from.
+    Returns: images, key -> [L+1, N, H, W, C] in [0, 1]; reward (clipped),
+        value (of the slow critic) and discount, [L+1, N]. Entry 0 is the start state.
     """
     model, behavior = agent.world_model, agent.task_behavior
     count, context = len(data["action"]), min(CONTEXT, data["action"].shape[1] - 1)
@@ -105,7 +105,7 @@ def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Te
 
 
 def openloop_frames(frames: np.ndarray) -> np.ndarray:
-    """Enlarge an open-loop video [T, 3*H, N*W, C], and write over each frame what it shows."""
+    """Enlarge an open-loop video [T, 3*H, N*W, C] and put a caption over each frame."""
     frames = _enlarged(frames, frames.shape[1] // 3)
     seen = min(CONTEXT, len(frames) - 1)
     captions = [
@@ -116,22 +116,22 @@ def openloop_frames(frames: np.ndarray) -> np.ndarray:
     return np.stack([np.concatenate(pair) for pair in zip(strips, frames, strict=True)])
 
 
-def imagined_frames(images: np.ndarray, believed: dict, clip: str) -> np.ndarray:
+def imagined_frames(images: np.ndarray, rollout: dict, clip: str) -> np.ndarray:
     """Lay out imagined rollouts side by side, each with its curves below.
 
     Args:
         images: [T, N, H, W, C] in [0, 1].
-        believed: reward, value and discount, [T, N].
-        clip: how the rewards are clipped that the model predicts.
+        rollout: reward, value and discount, [T, N].
+        clip: clip_rewards of the config; the model predicts clipped rewards.
     """
     images = _enlarged(images, images.shape[2])  # [T, N, H, W, 3]
     labels = {"reward": "reward" if clip == "identity" else f"{clip} reward"}
-    limits = {key: overlay.span(believed[key]) for key in ("reward", "value", "discount")}
+    limits = {key: overlay.span(rollout[key]) for key in ("reward", "value", "discount")}
 
     def column(t: int, n: int) -> np.ndarray:
         width = images.shape[3]
         curves = [
-            overlay.curve(labels.get(key, key), believed[key][:, n], t, limits[key], width)
+            overlay.curve(labels.get(key, key), rollout[key][:, n], t, limits[key], width)
             for key in limits
         ]
         stack = np.concatenate([images[t, n], *curves])
@@ -144,5 +144,5 @@ def imagined_frames(images: np.ndarray, believed: dict, clip: str) -> np.ndarray
 
 
 def _enlarged(images: np.ndarray, height: int) -> np.ndarray:
-    """Images [..., C] as uint8 RGB, small ones enlarged so that writing fits below."""
+    """Return images [..., C] as uint8 RGB, enlarged so that a caption fits below small ones."""
     return overlay.enlarge(overlay.rgb(encode.to_uint8(images)), max(1, round(128 / height)))

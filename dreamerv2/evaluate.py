@@ -1,4 +1,4 @@
-"""--mode eval: play a trained policy, and say how good it is.
+"""--mode eval: play episodes with a trained policy and report its scores.
 
     python train.py --logdir ~/logdir/atari_pong/dreamerv2/1 --mode eval --eval_eps 10
 
@@ -33,7 +33,7 @@ FILMED = 3  # episodes
 
 
 class Run(NamedTuple):
-    """What is evaluated, for every line that is written about it."""
+    """The evaluated run, as named in every line of eval.jsonl."""
 
     logdir: Path
     task: str
@@ -45,13 +45,13 @@ def evaluate(
     make_envs: Callable[[str, int, list[int]], gymnasium.vector.VectorEnv],
     make_agent: Callable[..., Any],
 ) -> signal.Signals | None:
-    """Play `eval_eps` episodes without training; print and write what they were like.
+    """Play `eval_eps` episodes without training; print and write their returns.
 
     Args:
         config: of the run, with the flags of the evaluation on top.
         make_envs, make_agent: as for train.train.
 
-    Returns: the signal that came, after which no more is played; None if none did.
+    Returns: the signal that stopped it, if one did.
 
     Raises:
         UserError: there is no such checkpoint, or it belongs to another architecture.
@@ -88,7 +88,7 @@ def evaluate(
 
 
 class Results:
-    """Collects the episodes and writes eval.jsonl, every line as soon as it is known.
+    """Collects the returns and writes eval.jsonl, a line at the end of each episode.
 
     Args:
         limit: agent steps that end an episode sooner than those of published scores; 0: none.
@@ -101,7 +101,7 @@ class Results:
         self._unfinished: dict[int, tuple[float, int]] = {}  # return and length by environment
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
-        """Take a row of environment `index`, as the driver hands it on."""
+        """Take a row of environment `index`, as a driver passes it."""
         score, length = (0.0, -1) if row["is_first"] else self._unfinished[index]
         score, length = score + float(row["reward"]), length + 1
         self._unfinished[index] = score, length
@@ -116,7 +116,7 @@ class Results:
         self._write({"episode": number, "eval_return": score, "eval_length": length})
 
     def conclude(self) -> None:
-        """Print and write what all episodes were like; nothing if there was none."""
+        """Print and write the statistics of all episodes; nothing if there was none."""
         if not self._returns:
             print("Stopped before the first episode ended.", flush=True)
             return
@@ -144,7 +144,7 @@ class Results:
 
 
 def summarize(returns: list[float]) -> dict[str, Any]:
-    """Statistics of the returns; the standard error of a single one is unknown, None.
+    """Return statistics of the returns; the standard error of a single return is None.
 
     standard error = standard deviation (N - 1) / sqrt(N)
     """
@@ -162,7 +162,7 @@ def summarize(returns: list[float]) -> dict[str, Any]:
 
 
 def references(task: str, mean: float) -> dict[str, float]:
-    """Scores of random play and of a human on the task, and where the mean lies between them.
+    """Return the scores of random play and of a human, and the mean normalized by them.
 
     normalized = (mean - random) / (human - random). Empty where scores/ knows neither.
     """
@@ -174,7 +174,7 @@ def references(task: str, mean: float) -> dict[str, float]:
 
 
 def report(run: Run, summary: dict[str, Any]) -> str:
-    """Say what an evaluation has found."""
+    """Return the result of an evaluation as text."""
     error = summary["stderr"]
     lines = [
         f"{run.task} after {run.step:,} frames, {summary['episodes']} episode(s):",
@@ -214,12 +214,12 @@ class Camera:
             print(f"This environment renders no images, so the video {shown}.", flush=True)
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
-        """Take a row of any environment, as the driver hands it on."""
+        """Take a row of any environment, as a driver passes it."""
         if index == 0 and (self._renders or self._images):
             self._try(self._take, row)
 
     def close(self) -> None:
-        """Finish the video, also that of an episode which was broken off."""
+        """Finish the video, also of an unfinished episode."""
         self._try(self._finish)
 
     def _try(self, function: Callable[..., None], *args: Any) -> None:

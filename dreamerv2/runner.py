@@ -26,7 +26,6 @@ from dreamerv2.common.run.signals import StopRequest
 from dreamerv2.common.run.when import Counter, Every, EverySeconds
 from dreamerv2.diagnostics import Calibration
 from dreamerv2.learner import Learner, match_variables, save_arrays
-from dreamerv2.rundir import refuse_release
 
 REPORTED = 16  # sequences that are predicted in an evaluation
 
@@ -286,58 +285,6 @@ def make_outputs(logdir: Path, start_frames: int) -> list[Output]:
     """Make the outputs for metrics: terminal, metrics.jsonl and TensorBoard."""
     files = JSONLOutput(logdir, start_frames), TensorBoardOutput(logdir, start_frames)
     return [TerminalOutput(), *files]
-
-
-def describe(config: Config) -> str:
-    """Return the phases of the run and their units, one line each."""
-
-    def times(steps: float) -> str:
-        return f"{int(steps):,} agent steps = {int(steps) * config.action_repeat:,} frames"
-
-    lines = [
-        f"Prefill with random actions: {times(config.prefill)}.",
-        f"Pretraining: {config.pretrain} update(s).",
-        f"Training: {config.train_steps} update(s) per {times(config.train_every)}, "
-        f"on {config.dataset.batch} x {config.dataset.length} steps from the replay.",
-        f"Evaluation: {config.eval_eps} episode(s) every {times(config.eval_every)}.",
-        f"Metrics every {times(config.log_every)}.",
-        f"A checkpoint every {config.checkpoint_every}.",
-        f"The run ends after {times(config.steps)}."
-        + (" The prefill takes all of them." * (config.steps <= config.prefill)),
-    ]
-    return "\n".join(lines)
-
-
-def prepare(config: Config, fixed: Sequence[str]) -> None:
-    """Save the config of a new run, or print the changes since the last start.
-
-    A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
-    a mistake must not overwrite the config that the checkpoint was made with.
-
-    Args:
-        fixed: keys whose values a run keeps.
-
-    Raises:
-        UserError: the directory cannot be written, its config not read, or a fixed value changed.
-    """
-    logdir = Path(config.logdir).expanduser()
-    refuse_release(logdir)
-    path = logdir / "config.yaml"
-    if not path.exists():
-        save_config(config)
-    before, now = Config.load(path).flat, config.flat
-    for key in fixed:
-        if before.get(key, now[key]) != now[key]:
-            raise UserError(
-                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
-                "--configs it was started with, or another --logdir."
-            )
-    for key in sorted(before.keys() | now.keys()):
-        # An option that the run lacks is new in the program, unless it is a user's own.
-        known = key in before or config.is_open(key)
-        was, new = before.get(key, "not set"), now.get(key, "not set")
-        if known and was != new:
-            print(f"Changed since the last start: {key} was {was}, now {new}.")
 
 
 def save_config(config: Config) -> None:

@@ -12,9 +12,9 @@ import pytest
 from small_models import SMALL, make_model, tensors_of
 
 import dreamerv2.api as dv2
-from dreamerv2 import rundir, runner, validation
+from dreamerv2 import rundir, train, validation
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import gym, spaces
+from dreamerv2.common.envs import convert, gym
 from dreamerv2.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_a_checkpoint_of_the_release_is_named(mode, tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     config = dv2.defaults.update({"logdir": str(tmp_path), "mode": mode})
     with pytest.raises(UserError, match=r"variables.pkl is a checkpoint of the 2021 release"):
-        runner.prepare(config, []) if mode == "train" else rundir.find_run(config)
+        train.prepare(config, []) if mode == "train" else rundir.find_run(config)
     assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
 
 

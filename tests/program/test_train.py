@@ -13,8 +13,7 @@ from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.replay.replay import Replay
 from dreamerv2.common.run.checkpoint import Checkpoint
-from dreamerv2.runner import describe
-from dreamerv2.train import train
+from dreamerv2.train import describe, train
 
 
 def read_metrics(logdir, name):
