@@ -60,16 +60,17 @@ def each(rule: Rule, count: int | None = None) -> Rule:
     return check
 
 
-def scheduled(rule: Rule) -> Rule:
-    """Apply a rule to a number, or to the values between which a schedule moves."""
+def scheduled(rule: Rule, ends: Rule | None = None) -> Rule:
+    """Apply a rule to a number, and `ends`, or the same, to both ends of a schedule."""
 
     def check(value: Value) -> str | None:
         if not isinstance(value, str):
             return rule(value)
         name, arguments = parse_schedule(value)
-        ends = arguments[1:] if name == "warmup" else arguments[:2]
+        values = arguments[1:] if name == "warmup" else arguments[:2]
         # The ends of horizon() are horizons h of a discount 1 - 1/h.
-        return _first_problem(at_least(1) if name == "horizon" else rule, ends)
+        check_end = at_least(1) if name == "horizon" else ends or rule
+        return _first_problem(check_end, values)
 
     return check
 
@@ -145,7 +146,8 @@ RULES: dict[str, Rule] = {
     r"(critic|expl_head)\.dist": one_of("mse"),
     r"actor\.dist": one_of("auto", "onehot", "normal", "tanh_normal", "trunc_normal"),
     r".*_opt\.opt": one_of("adam", "nadam", "adamax", "sgd", "momentum"),
-    r".*_opt\.(lr|eps)": positive,
+    r".*_opt\.lr": scheduled(positive, at_least(0)),
+    r".*_opt\.eps": positive,
     r".*_opt\.wd|kl\.balance|discount|discount_lambda|slow_target_fraction": fraction,
     r".*reward_norm\.momentum": fraction,
     r".*\.(layers|min_std)|.*_opt\.clip|.*reward_norm\.(scale|eps)": at_least(0),

@@ -13,6 +13,7 @@ PRECISIONS = {"float32": "32", "fp32": "32", "float16": "16", "fp16": "16", "bf1
 KINDS = {
     "actor_ent": values.number_or_schedule,
     "actor_grad_mix": values.number_or_schedule,
+    **{f"{x}_opt.lr": values.number_or_schedule for x in ("model", "actor", "critic", "expl")},
     "checkpoint_every": values.text_or_number,
     "precision": functools.partial(values.text_or_number, synonyms=PRECISIONS),
     "loss_scales.*": functools.partial(values.convert, kind=float),

@@ -16,6 +16,7 @@ MAX_DEPTH = 16  # of nested groups; a YAML file can refer to itself and never en
 # Number of arguments, and the index of the duration in steps.
 SCHEDULES = {
     "linear": (3, 2),  # linear(from, to, steps)
+    "delayed": (4, 3),  # delayed(from, to, start, steps)
     "warmup": (2, 0),  # warmup(steps, value)
     "exp": (3, 2),  # exp(from, to, half life)
     "horizon": (3, 2),  # horizon(from, to, steps): horizons of a discount

@@ -32,7 +32,7 @@ STEPS = [
     "common.nn common.envs common.replay common.results",
     "common.run",
     "common.logger",
-    "losses rssm validation",
+    "diagnostics losses rssm validation",
     "world_model behavior",
     "exploration",
     "agent",

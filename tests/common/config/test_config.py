@@ -186,6 +186,7 @@ def test_text_may_be_given_as_a_number_and_precisions_have_several_names():
     "text, parsed",
     [
         ("linear(1, 0.1, 1e6)", ("linear", (1.0, 0.1, 1e6))),
+        ("delayed(1,0.1,1e5,1e6)", ("delayed", (1.0, 0.1, 1e5, 1e6))),
         ("warmup(100,3e-4)", ("warmup", (100.0, 3e-4))),
         ("exp(1,0,500)", ("exp", (1.0, 0.0, 500.0))),
         ("horizon(10,100,1e5)", ("horizon", (10.0, 100.0, 1e5))),
@@ -193,8 +194,10 @@ def test_text_may_be_given_as_a_number_and_precisions_have_several_names():
 )
 def test_schedules(text, parsed):
     assert values.parse_schedule(text) == parsed
-    assert DEFAULTS.update(actor_ent=text).actor_ent == text
-    assert DEFAULTS.update(actor_ent=text).update(actor_ent="1").actor_ent == 1.0
+    options = ("actor_ent", "model_opt.lr", "actor_opt.lr", "critic_opt.lr", "expl_opt.lr")
+    for option in options:
+        assert DEFAULTS.update({option: text})[option] == text
+        assert DEFAULTS.update({option: text}).update({option: "1"})[option] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -214,6 +217,11 @@ def test_broken_schedules_fail_at_once(text, words):
     with pytest.raises(UserError) as error:
         DEFAULTS.update(actor_ent=text)
     assert all(word in str(error.value) for word in ["--actor_ent", text, *words.split()])
+
+
+def test_schedules_are_refused_elsewhere():
+    with pytest.raises(UserError, match="--model_opt.eps"):
+        DEFAULTS.update({"model_opt.eps": "linear(1,2,3)"})
 
 
 # Files ------------------------------------------------------------------------------------------
