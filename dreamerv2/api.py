@@ -145,31 +145,18 @@ def _from_object(env: Any, config: Config) -> Callable:
             "give train() a function that makes an environment instead, to have several or to make "
             "it anew."
         )
-    vector: list[gymnasium.vector.VectorEnv] = []
+    vectors: list[gymnasium.vector.VectorEnv] = []
+
+    def stay_open(**options: Any) -> None:
+        """Close nothing, because the caller may go on using the environment."""
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
-        if not vector:  # training and evaluation share the only environment there is
-            wrapped = gym.wrap(_LeftOpen(env), config)
-            vector.append(envs.vectorize([lambda: wrapped], seeds=seeds))
-        return vector[0]
+        if not vectors:  # training and evaluation share the only environment there is
+            vectors.append(envs.vectorize([lambda: gym.wrap(env, config)], seeds=seeds))
+            vectors[0].close = stay_open
+        return vectors[0]
 
     return make_envs
-
-
-class _LeftOpen:
-    """An environment that stays open for its caller."""
-
-    def __init__(self, env: Any):
-        self._env = env
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._env, name)
-
-    def __repr__(self) -> str:
-        return repr(self._env)
-
-    def close(self) -> None:
-        """Leave it open."""
 
 
 def _name(env: Any) -> str:
