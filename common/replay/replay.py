@@ -1,6 +1,5 @@
 """The episode replay: rows of experience in, batches of sequences out, everything on disk."""
 
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,7 +48,7 @@ class Replay:
         self._open: dict[int, Journal] = {}
         self._cut: set[int] = set()
         self._step_limit = 0
-        self._datasets: weakref.WeakSet[Dataset] = weakref.WeakSet()
+        self._datasets: list[Dataset] = []
         self._store = Store(Path(directory).expanduser(), minlen)
         if not isinstance(seed, np.random.SeedSequence):
             seed = np.random.SeedSequence(seed)
@@ -237,7 +236,7 @@ class Replay:
     def dataset(self, batch: int, length: int, **options) -> Dataset:
         """Return an endless iterator over batches, key -> [batch, length, ...]; see Dataset."""
         dataset = Dataset(self._sampler, batch, length, **options)
-        self._datasets.add(dataset)
+        self._datasets.append(dataset)
         return dataset
 
     def _settle(self) -> None:

@@ -164,21 +164,17 @@ def compare(
 
     expected: name -> (shape, dtype) of the model's variables.
     """
+    model = {k: (list(shape), np.dtype(dtype)) for k, (shape, dtype) in expected.items()}
+    saved = {k: (list(array.shape), array.dtype) for k, array in arrays.items()}
     phrases = []
-    for name in sorted(expected.keys() | arrays.keys()):
-        if name not in arrays:
+    for name in sorted(model.keys() | saved.keys()):
+        if name not in saved:
             phrases.append(f"{name} is missing in the checkpoint")
-        elif name not in expected:
+        elif name not in model:
             phrases.append(f"{name} is unknown to this model")
-        else:
-            shape, dtype = expected[name]
-            array = arrays[name]
-            if tuple(shape) != array.shape:
-                has, needs = list(array.shape), list(shape)
-            else:
-                has, needs = array.dtype, np.dtype(dtype)
-            if has != needs:
-                phrases.append(f"{name} is {has} in the checkpoint, {needs} in this model")
+        elif model[name] != saved[name]:
+            has, needs = next((a, b) for a, b in zip(saved[name], model[name]) if a != b)
+            phrases.append(f"{name} is {has} in the checkpoint, {needs} in this model")
     rest = len(phrases) - 5
     return phrases if rest <= 0 else [*phrases[:5], f"and {rest} more"]
 

@@ -138,9 +138,9 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, capsys, name, damage
     assert old.exists() and new.exists(), "loading removes nothing"
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"format": 1}', b"5", b'{"format": "1"}',
-                                     b'{"format": 1, "step": 20, "files": ["a"]}',
-                                     b'{"format": 1, "step": 21, "files": {}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content", [b"[]", b"5", b'{"format": "1"}', b'{"format": 1, "step": 20, "files": ["a"]}']
+)
 def test_marker_of_the_wrong_form_is_damage(tmp_path, content):
     _, new = saved(tmp_path, 10, 20)
     (new / "complete.json").write_bytes(content)
@@ -198,7 +198,7 @@ class Bomb:
 
 
 def forge(folder, archive_bytes, state_bytes=b"{}"):
-    """Write a version with a correct marker around any content."""
+    """Write a version with a correct marker of any content."""
     folder.mkdir(parents=True)
     (folder / "variables.npz").write_bytes(archive_bytes)
     (folder / "state.json").write_bytes(state_bytes)
@@ -220,17 +220,10 @@ def member(content):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        archive({"a": np.array([Bomb()], object)}),
-        PICKLE,
-        member(PICKLE),
-        member(b""),
-        b"PK\x03\x04",
-    ],
-    ids=["pickled object", "pickle", "pickle as member", "no array", "no archive"],
-)
+HOSTILE = [archive({"a": np.array([Bomb()], object)}), PICKLE, member(PICKLE), member(b""), b"PK"]
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_arrays_are_damage_and_nothing_runs(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     forge(tmp_path / "checkpoints" / "000000000005", content)
@@ -358,34 +351,30 @@ def test_full_disk_keeps_the_last_checkpoint_and_no_half_one(tmp_path, room):
     assert_equal(checkpoint.load(), 20, 20)
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("mount"), reason="needs root to mount")
-def test_really_full_file_system(tmp_path):
-    code = FILL.replace("TMP", str(tmp_path))
-    command = f"mount -t tmpfs -o size=200k tmpfs {tmp_path} && exec {sys.executable} -c '{code}'"
-    inner = ["unshare", "--mount", "sh", "-c", command]
-    result = subprocess.run(inner, capture_output=True, text=True)
-    if "mount" in result.stderr or "unshare" in result.stderr:
-        pytest.skip(f"cannot mount here: {result.stderr.strip()}")
-    assert result.stdout.startswith("Could not write "), result.stderr
-    assert "No space left on device" in result.stdout
-    assert result.stdout.endswith("['000000000001', '000000000002'] 2\n")
-
-
 FILL = """
 import os, sys
 import numpy as np
 from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.common.errors import UserError
-folder = os.path.join("TMP", "checkpoints")
-checkpoint = Checkpoint(folder)
-for step in (1, 2):
-    checkpoint.save(step, {"a": np.zeros(60_000, np.uint8)}, {})
+checkpoint = Checkpoint(sys.argv[1])
 try:
-    checkpoint.save(3, {"a": np.zeros(100_000, np.uint8)}, {})
+    for step in (1, 2, 3):
+        checkpoint.save(step, {"a": np.zeros(step * 40_000, np.uint8)}, {})
 except UserError as error:
-    print(error)
-print(sorted(os.listdir(folder)), Checkpoint(folder).load()[0])
+    print(error, sorted(os.listdir(sys.argv[1])), checkpoint.load()[0])
 """
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("mount"), reason="needs root to mount")
+def test_really_full_file_system(tmp_path):
+    code = 'mount -t tmpfs -o size=200k tmpfs "$0" && exec "$1" -c "$2" "$0/checkpoints"'
+    command = ["unshare", "--mount", "sh", "-c", code, str(tmp_path), sys.executable, FILL]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if "mount" in result.stderr or "unshare" in result.stderr:
+        pytest.skip(f"cannot mount here: {result.stderr.strip()}")
+    assert result.stdout.startswith("Could not write "), result.stderr
+    assert "No space left on device" in result.stdout
+    assert result.stdout.endswith("['000000000001', '000000000002'] 2\n")
 
 
 def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
@@ -394,24 +383,18 @@ def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
         Checkpoint(tmp_path / "file" / "checkpoints").save(1, arrays(), state())
 
 
-def test_compare_names_what_differs():
-    expected = {
-        "same": ((2, 3), np.float32),
-        "shape": ((2, 3), np.float32),
-        "type": ((), np.int64),
-        "missing": ((1,), np.float32),
-    }
-    loaded = {
-        "same": np.zeros((2, 3), np.float32),
-        "shape": np.zeros((2, 4), np.float32),
+def test_compare_names_the_first_five_differences():
+    old = {
+        "same": np.zeros(3),
+        "shape": np.zeros((2, 4)),
         "type": np.float32(0),
         "extra": np.zeros(1),
     }
-    assert compare(expected, loaded) == [
+    new = {"same": ((3,), float), "shape": ((2, 3), float), "type": ((), int), "missing": ((), int)}
+    assert compare(new, old | {"extra": np.zeros(1)}) == [
         "extra is unknown to this model",
         "missing is missing in the checkpoint",
         "shape is [2, 4] in the checkpoint, [2, 3] in this model",
         "type is float32 in the checkpoint, int64 in this model",
     ]
-    assert compare({"same": expected["same"]}, {"same": loaded["same"]}) == []
     assert compare({str(i): ((), np.int8) for i in range(9)}, {})[5:] == ["and 4 more"]
