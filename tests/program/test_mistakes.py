@@ -14,7 +14,7 @@ from small_models import SMALL, make_model, tensors_of
 import dreamerv2.api as dv2
 from dreamerv2 import rundir, runner, validation
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import gym, spaces
+from dreamerv2.common.envs import convert, gym
 from dreamerv2.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 from env_contract import env_config
 from env_fakes import ACTIONS, Counting, Failing, alive
 
-from dreamerv2.common.envs import make_vector_env, vectorize
+from dreamerv2.common.envs import make_vector_env
 from dreamerv2.common.errors import UserError
 
 PARALLEL = ["none", "process"]
@@ -155,11 +155,6 @@ def test_different_spaces_are_refused(vector):
 
     with pytest.raises(UserError, match="Environment 1 has the spaces"):
         vector([Counting, Other])
-
-
-def test_unknown_ways_of_running_are_refused():
-    with pytest.raises(UserError, match="Did you mean 'process'"):
-        vectorize([Counting], "proces")
 
 
 def test_as_many_seeds_as_environments():
