@@ -30,11 +30,7 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
 
 
 def find_game(name: str) -> str:
-    """The ROM's own spelling of a game's name: 'james_bond' -> 'jamesbond'.
-
-    Raises:
-      UserError: no ROM has that name; the nearest one is named.
-    """
+    """Return the ROM's own spelling of a game's name: 'james_bond' -> 'jamesbond'."""
     games = _games()
     rom = games.get(name.replace("_", "").lower())
     if rom is None:

@@ -15,9 +15,6 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
 
     Args:
       name: a full id, or one without 'MiniGrid-' or '-v0': 'DoorKey-6x6', 'BabyAI-GoToObj-v0'.
-
-    Raises:
-      UserError: there is no such environment, or it lacks a package.
     """
     try:
         env = gymnasium.make(find(name), disable_env_checker=True, render_mode="rgb_array")

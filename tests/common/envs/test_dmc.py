@@ -121,7 +121,7 @@ def test_dmc_tasks_that_see_need_rendering(task, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("waker_walk", "no task 'waker_walk'. Did you mean 'walker_walk'"),
+        ("waker_walk", "no control suite task 'waker_walk'. Did you mean 'walker_walk'"),
         ("cup_cach", "Did you mean 'ball_in_cup_catch'"),
         ("manip_reach_sit", "no manipulation task 'reach_sit'. Did you mean 'reach_site'"),
         ("locom_rodent_to_touch", "Did you mean 'rodent_two_touch'"),

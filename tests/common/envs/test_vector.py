@@ -157,11 +157,6 @@ def test_different_spaces_are_refused(vector):
         vector([Counting, Other])
 
 
-def test_as_many_seeds_as_environments():
-    with pytest.raises(UserError, match="2 environments need 2 seeds"):
-        make_vector_env("atari_pong", env_config(), 2, "none", "train", [1])
-
-
 def test_ctrl_c_leaves_the_workers_to_the_main_process(vector):
     """A signal to the process group of the terminal must not end an environment mid-step."""
     envs = vector([Counting], "process")
