@@ -55,7 +55,6 @@ class Atari(gymnasium.Env):
     """One game: observations ``{"image": uint8 [H, W, 1 or 3]}``, a Discrete action space.
 
     Args:
-      game: snake_case name.
       size: height and width of the image in pixels.
       action_repeat: emulator frames for each step; the image is the maximum of the last two, or
         the very last frame where the episode ends inside the repeats.
@@ -63,7 +62,6 @@ class Atari(gymnasium.Env):
       all_actions: all 18 actions of the joystick instead of those the game uses.
       noops: an episode begins with one to ``noops`` no-op frames.
       sticky: the probability, each frame, that the previous action is executed again.
-      seed: of the emulator and of the number of no-ops.
     """
 
     metadata = {"render_modes": ["rgb_array"]}

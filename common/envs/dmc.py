@@ -47,7 +47,6 @@ class DMC(gymnasium.Env):
     Args:
       load: ``load(seed)`` makes the environment.
       size: height and width of the image, or None to leave it out.
-      camera: number of the camera of the image.
       action_repeat: simulator steps for each step; rewards add up.
     """
 

@@ -43,15 +43,13 @@ def wrap(env: Any, config: Mapping) -> gymnasium.Env:
 
     Args:
       env: has reset() and step(), whose results may be gymnasium's or old gym's (4 or 5 entries).
-      config: reads render_size, action_repeat, time_limit.
     """
     needed = ("reset", "step", "observation_space", "action_space")
     missing = [name for name in needed if not hasattr(env, name)]
     if missing:
         raise UserError(f"{env!r} is no environment, because it has no {' and no '.join(missing)}.")
-    opens_window = getattr(env, "render_mode", None) == "human"
-    if opens_window and hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
-        rendering.check_display()
+    if hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
+        rendering.check_display(env.render_mode)
     rendering.prepare_rendering()
     return _prepare(env, config)
 
@@ -163,7 +161,8 @@ def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
 def _registered(name: str) -> Any:
     if not re.fullmatch(r"([^:.][^:]*:)?[^:]+", name):
         raise UserError(f"'gym_{name}' is no task; write gym_NAME-v0 or gym_MODULE:NAME-v0.")
-    if ":" in name and _CurrentFolder not in sys.meta_path:
+    module = name.rpartition(":")[0].partition(".")[0]
+    if module and importlib.util.find_spec(module) is None:
         sys.meta_path.append(_CurrentFolder)
     try:
         # CheckSpaces takes the place of gymnasium's own checker, which is slow.
@@ -185,10 +184,8 @@ def _registered(name: str) -> Any:
 def _task_of_suite(name: str) -> str | None:
     """Return the task of another suite that an id means, or None: 'Pong-v4' -> 'atari_pong'."""
     base = re.sub(r"-v\d+$", "", name)
-    if base.startswith("MiniGrid-"):
-        return f"minigrid_{base.removeprefix('MiniGrid-')}"
-    if base.startswith("BabyAI-"):
-        return f"minigrid_{name}"
+    if base.startswith(("MiniGrid-", "BabyAI-")):
+        return f"minigrid_{name.removeprefix('MiniGrid-').removesuffix('-v0')}"
     if base in ("CrafterReward", "CrafterNoReward"):
         return f"crafter_{base.removeprefix('Crafter').lower()}"
     if base.startswith("dm_control/"):
@@ -200,7 +197,7 @@ def _task_of_suite(name: str) -> str | None:
 
 
 class _CurrentFolder:
-    """Finds modules in the current folder last, which `python -m` does and a command does not."""
+    """Finds modules in the current folder, which a console command does not put on the path."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None):

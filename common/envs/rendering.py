@@ -91,9 +91,10 @@ def probe(backend: str) -> str:
     return ""
 
 
-def check_display() -> None:
+def check_display(render_mode: str | None) -> None:
     """Refuse a window of MuJoCo without a display, which would abort the process."""
-    if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
+    display = {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if render_mode == "human" and sys.platform == "linux" and not display:
         raise UserError(
             "The environment's render_mode is 'human', but there is no display (DISPLAY is not "
             "set); make it with render_mode 'rgb_array' or without one."

@@ -136,8 +136,7 @@ class ProcessVectorEnv(BatchedEnv):
       timeout: seconds that a worker may take to answer, at least 60 of them for making its
         environment; 0 waits forever. A worker that hangs or dies counts as a failure.
 
-    Raises (in any method):
-      The exceptions of ``WorkerProcess.receive``. All workers are closed before that.
+    An exception that no restart mends closes all workers.
     """
 
     def __init__(

@@ -123,9 +123,6 @@ class BatchedEnv(VectorEnv):
         Returns:
           observations key -> [E, ...], rewards float64 [E], terminations bool [E], truncations
           bool [E], and an empty info dict.
-
-        Raises:
-          RuntimeError: an environment has finished and was not reset.
         """
         if self._needs_reset.any():
             finished = np.flatnonzero(self._needs_reset).tolist()

@@ -15,19 +15,19 @@ from dreamerv2.common.envs.vector.vector import Abandoned
 from dreamerv2.common.errors import UserError
 
 
-def test_a_worker_that_dies_is_reported(vector):
-    envs = vector([Counting, lambda: Failing({1: "die"})], "process")
-    envs.reset()
-    with pytest.raises(ConnectionError, match="ended in 'step' with exit status 7"):
-        envs.step(ACTIONS)
-
-
-def test_a_hung_worker_is_reported_with_the_place_where_it_hangs(vector):
-    envs = vector([Counting, lambda: Failing({1: "hang"})], "process", env_config(env_timeout=3))
+@pytest.mark.parametrize(
+    ("failure", "kind", "message"),
+    [
+        ("die", ConnectionError, "ended in 'step' with exit status 7"),
+        ("hang", TimeoutError, "(?s)'step' within 3 seconds .*_wait_forever"),
+    ],
+)
+def test_a_lost_worker_is_reported_with_the_place_where_it_hangs(vector, failure, kind, message):
+    envs = vector([Counting, lambda: Failing({1: failure})], "process", env_config(env_timeout=3))
     pids = envs.reset()[0]["pid"]
-    with pytest.raises(TimeoutError, match="(?s)'step' within 3 seconds .*_wait_forever"):
+    with pytest.raises(kind, match=message):
         envs.step(ACTIONS)
-    assert not any(alive(pid) for pid in pids), "the hung worker lives on"
+    assert not any(alive(pid) for pid in pids), "a lost worker lives on"
 
 
 WAYS = [("none", "raise"), ("process", "raise"), ("process", "hang"), ("process", "die")]
@@ -153,9 +153,8 @@ import numpy as np
 from dreamerv2.common.envs import vectorize
 
 class Mine(gymnasium.Env):  # of the main script: it travels by value
-    observation_space = gymnasium.spaces.Dict(
-        {"loaded": gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
-         "pid": gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32)})
+    number = gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32)
+    observation_space = gymnasium.spaces.Dict({"loaded": number, "pid": number})
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     def reset(self, *, seed=None, options=None):
         import os, sys

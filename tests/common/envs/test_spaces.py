@@ -69,12 +69,8 @@ def test_a_flag_of_several_values_is_named():
         (Box(0, 1, (2,), np.float32), "must be a Dict"),
         (Dict({}), "at least one key"),
         (Dict({"reward": Box(0, 1, (), np.float32)}), "'reward' is reserved"),
-        # The model would take its own target, its own loss and the emulator's memory for them.
-        (Dict({"discount": Box(0, 1, (), np.float32)}), "'discount' is reserved"),
+        # The model would take its own loss and the emulator's memory for them.
         (Dict({"kl": Box(0, 1, (), np.float32)}), "'kl' is reserved"),
-        (Dict({"actor": Box(0, 1, (), np.float32)}), "'actor' is reserved"),
-        # The checksum of each row in an unfinished episode.
-        (Dict({"_crc32": Box(0, 1, (), np.float32)}), "'_crc32' is reserved"),
         (Dict({"ram": Box(0, 255, (2, 2, 1), np.uint8)}), "'ram' is reserved"),
         (Dict({"x": Box(0, 1, (2,), np.float64)}), "'x' is Box"),
         (Dict({"x": Box(0, 1, (2, 2), np.float32)}), "'x' is Box"),

@@ -18,25 +18,14 @@ def test_action_repeat_adds_rewards_and_stops_at_the_end():
 
 
 def test_images_of_any_size_and_number_are_resized():
-    space = Dict(
-        {
-            "front": Box(0, 255, (30, 40, 3), np.uint8),
-            "depth": Box(0, 255, (8, 8, 1), np.uint8),
-            "right": Box(0, 255, (10, 12, 3), np.uint8),
-            "x": VECTOR["x"],
-        }
-    )
-    obs = {"front": np.full((30, 40, 3), 7, np.uint8), "depth": np.full((8, 8, 1), 9, np.uint8)}
-    obs |= {"right": np.full((10, 12, 3), 5, np.uint8), **GOOD}
+    shapes = {"front": (30, 40, 3), "depth": (8, 8, 1), "right": (10, 12, 3)}
+    space = Dict({**VECTOR, **{key: Box(0, 255, shapes[key], np.uint8) for key in shapes}})
+    obs = {**GOOD, **{key: np.full(shape, 7, np.uint8) for key, shape in shapes.items()}}
     env = wrappers.standardize(Scripted(space, obs), env_config(render_size=(10, 12)))
     result = env.reset()[0]
-    assert {k: v.shape for k, v in result.items()} == {
-        "front": (10, 12, 3),
-        "depth": (10, 12, 1),
-        "right": (10, 12, 3),
-        "x": (2,),
-    }
-    assert (result["front"] == 7).all() and (result["depth"] == 9).all()
+    resized = {"front": (10, 12, 3), "depth": (10, 12, 1), "right": (10, 12, 3)}
+    assert {key: value.shape for key, value in result.items()} == {"x": (2,), **resized}
+    assert all((result[key] == 7).all() for key in shapes)
     assert result["right"] is obs["right"], "an image that fits was copied"
     assert all(env.observation_space[k].shape == v.shape for k, v in result.items())
 
