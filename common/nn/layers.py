@@ -105,8 +105,11 @@ class NormAct(tf.Module):
         return self(kernels.add_bias(x, bias))
 
 
-class _Conv(tf.Module):
-    """Kernel, bias, and an optional LayerNorm and activation."""
+class Conv(tf.Module):
+    """A stride-2 VALID convolution, an optional LayerNorm, then an activation.
+
+    [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth].
+    """
 
     def __init__(
         self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
@@ -120,22 +123,12 @@ class _Conv(tf.Module):
     def _channels(self, inputs: int, depth: int) -> tuple[int, int]:
         return inputs, depth
 
-    def _weights(self) -> tuple[tf.Tensor, tf.Tensor]:
-        return weight(self.kernel, self.dtype), weight(self.bias, self.dtype)
-
-
-class Conv(_Conv):
-    """A stride-2 VALID convolution, an optional LayerNorm, then an activation.
-
-    [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth].
-    """
-
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        kernel, bias = self._weights()
-        return self.after(kernels.add_bias(kernels.conv2d(x, kernel), bias))
+        y = kernels.conv2d(x, weight(self.kernel, self.dtype))
+        return self.after(kernels.add_bias(y, weight(self.bias, self.dtype)))
 
 
-class ConvTranspose(_Conv):
+class ConvTranspose(Conv):
     """A stride-2 VALID transposed convolution, an optional LayerNorm, then an activation.
 
     [B, H, W, inputs] -> [B, 2(H-1)+k, 2(W-1)+k, depth].
@@ -145,9 +138,9 @@ class ConvTranspose(_Conv):
         return depth, inputs
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        kernel, bias = self._weights()
+        y = kernels.conv2d_transpose(x, weight(self.kernel, self.dtype))
         # oneDNN fuses bias and ELU with a convolution, but not with a transposed one.
-        return self.after.of_sum(kernels.conv2d_transpose(x, kernel), bias)
+        return self.after.of_sum(y, weight(self.bias, self.dtype))
 
 
 class GRUCell(tf.Module):
