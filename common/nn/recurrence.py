@@ -79,19 +79,17 @@ def swap_time(nest: Nest) -> Nest:
     return tf.nest.map_structure(lambda x: tf.transpose(x, (1, 0, *range(2, x.shape.rank))), nest)
 
 
-def linear(x: tf.Tensor, weights: Callable[[], tuple[tf.Tensor, ...]]) -> tf.Tensor:
-    """x W + b: [N, inputs] -> [N, units].
+def linear(x: tf.Tensor, weights: Callable[[], tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    """x W + b: [N, inputs] -> [N, units]; `weights` returns (W, b).
 
-    Args:
-        weights: returns (W, b) or, without a bias, (W,). A function, so that a step within `recur`
-            does not read the weights again.
+    It is a function, so that a step within `recur` does not read the weights again.
     """
     return _local.linear(x, weights)
 
 
 def _linear(x, weights):
-    kernel, *bias = weights()
-    return _add(tf.matmul(x, kernel), *bias)
+    kernel, bias = weights()
+    return kernels.add_bias(tf.matmul(x, kernel), bias)
 
 
 class _Local(threading.local):
@@ -99,10 +97,6 @@ class _Local(threading.local):
 
 
 _local = _Local()
-
-
-def _add(y: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
-    return kernels.add_bias(y, *bias) if bias else y
 
 
 def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
@@ -119,8 +113,7 @@ def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
     Args:
         step: for rows [N, ...] that do not depend on each other. Other weights than those of
             `linear` must be variables or inputs.
-        inputs: nest of [T, B, ...].
-        start: the state before the first step, nest of [B, ...].
+        inputs, start: nests of [T, B, ...] and of [B, ...].
     """
     if not FAST_GRADIENT:
         return scan(step, inputs, start)
@@ -129,21 +122,21 @@ def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
         return tf.zeros((x.shape[0], weights()[0].shape[1]), x.dtype)
 
     # A step with zeros for every y finds the weights; a graph drops its operations, unused.
-    _, calls = _run(step, start, _at(inputs, 0), zeros)
+    _, linears = _run(step, start, _at(inputs, 0), zeros)
 
     @tf.custom_gradient
     def run(weights, inputs, start):
-        padded = [(_aligned(kernel, 0), *bias) for kernel, *bias in weights]
+        padded = [(_aligned(kernel, 0), bias) for kernel, bias in weights]
 
         def forward(state, now):
             def multiply(i, x, _):
-                kernel, *bias = padded[i]
-                return _add(_product(x, kernel), *bias)
+                kernel, bias = padded[i]
+                return kernels.add_bias(_product(x, kernel), bias)
 
-            state, calls = _run(step, state, now, multiply)
-            return state, [y for *_, y in calls]
+            state, products = _run(step, state, now, multiply)
+            return state, [y for *_, y in products]
 
-        states, ys = scan(forward, inputs, start, [y for *_, y in calls])
+        states, ys = scan(forward, inputs, start, [y for *_, y in linears])
 
         def gradient(*upstream, variables=()):
             upstream = tf.nest.pack_sequence_as(states, upstream)
@@ -151,21 +144,21 @@ def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
                 lambda first, xs: tf.concat([first[None], xs[:-1]], 0), start, states
             )
             known = before, inputs, ys
-            padded = [_aligned(kernel, 1) for kernel, *_ in weights]
+            padded = [_aligned(kernel, 1) for kernel, _ in weights]
             grads = _back(step, padded, known, upstream, list(variables))
             dstart, dys, dinputs, dvariables = grads
             *rows, results = tf.nest.map_structure(_rows, known)
-            _, steps = _run(step, *rows, lambda i, *_: results[i])  # all steps at once
+            _, products = _run(step, *rows, lambda i, *_: results[i])  # all steps at once
             dweights = [
-                (tf.matmul(x, _rows(dy), transpose_a=True), tf.reduce_sum(dy, (0, 1)))[: len(w)]
-                for (x, *_), dy, w in zip(steps, dys, weights, strict=True)
+                (tf.matmul(x, _rows(dy), transpose_a=True), tf.reduce_sum(dy, (0, 1)))
+                for (x, *_), dy in zip(products, dys, strict=True)
             ]
             grads = tf.nest.flatten((dweights, dinputs, dstart))
             return (grads, dvariables) if variables else grads
 
         return states, gradient
 
-    return run([weights() for _, weights, _ in calls], inputs, start)
+    return run([weights() for _, weights, _ in linears], inputs, start)
 
 
 def _run(step: Step, state: Nest, now: Nest, result: Callable) -> tuple[Nest, list]:

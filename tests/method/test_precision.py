@@ -140,7 +140,7 @@ def test_xla_computes_the_same_update(monkeypatch):
 
     With both gradients of the actor, so that the whole way through the dynamics is compiled.
     """
-    tiny = TINY | {"imag_horizon": 2, "actor_grad": "both"}
+    tiny = TINY | {"imag_horizon": 2, "actor_grad": "both", r"(actor|critic)_opt\.opt": "sgd"}
     data = batches(2, VECTORS)
     plain, _ = train(build(tiny, {"jit": False}), data)
     monkeypatch.setattr(device, "gpus", lambda: ["a GPU"])
