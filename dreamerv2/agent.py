@@ -15,7 +15,6 @@ from dreamerv2.common.nn.dists import fold
 from dreamerv2.common.nn.optim import Optimizer, recording
 from dreamerv2.common.nn.precision import WeightCache, cast_once, compute_dtype
 from dreamerv2.common.nn.variables import Init, named_variables
-from dreamerv2.common.run.when import Until
 from dreamerv2.rssm import State
 from dreamerv2.world_model import NOT_OBSERVED, WorldModel
 
@@ -37,7 +36,7 @@ class Agent(tf.Module):
         super().__init__()
         self.config, self.discrete, self.actions = config, discrete, actions
         self.dtype = compute_dtype(config.precision)
-        self._exploring = Until(config.expl_until)
+        self._expl_until = config.expl_until or np.inf  # frames
         self._streams = seeding.Streams(config.seed, "agent", STREAMS)
         init = Init(np.random.default_rng(seeding.stream(config.seed, "init")), self.dtype)
         self.world_model = WorldModel(init / "world_model", shapes, actions, config)
@@ -71,7 +70,7 @@ class Agent(tf.Module):
             discounted return in rewards as the model sees them; and the state for the next call.
         """
         batch, evaluate = len(obs["is_first"]), mode == "eval"
-        explore = mode == "train" and self._exploring(step * self.config.action_repeat)
+        explore = mode == "train" and step * self.config.action_repeat < self._expl_until
         if state is None:
             latent = self.world_model.rssm.initial(batch)
             state = _carried(latent), tf.zeros((batch, self.actions), tf.float32)
