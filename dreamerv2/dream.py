@@ -90,7 +90,7 @@ def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Te
     count, context = len(data["action"]), min(CONTEXT, data["action"].shape[1] - 1)
     seen = model.preprocess({k: tf.convert_to_tensor(v[:, :context]) for k, v in data.items()})
     post = model.filter_context(seen, context, model.noise(count, context, fold(seed, 0)))
-    noise = model.imagination_noise(count, behavior.noise_shape, fold(seed, 1), length)
+    noise = model.imagination_noise(count, behavior.discrete, fold(seed, 1), length)
     last = {key: value[:, -1] for key, value in post.items()}
     seq = model.imagine(behavior.policy, last, seen["is_terminal"][:, -1], noise)
     images, decoded = model.heads["decoder"].images, model.heads["decoder"](seq["feat"])

@@ -24,6 +24,9 @@ LOGGED = {
     *("model_loss", "image_loss", "image_mse", "kl_loss", "reward_loss", "discount_loss"),
     *("actor_loss", "actor_ent", "critic_loss", "critic_target", "model_grad_norm", "fps"),
     *("model_kl", "prior_ent", "post_ent", "actor_grad_norm", "critic_grad_norm"),
+    *("eval_openl_image_error_5", "eval_openl_image_error_15", "eval_openl_image_error_all"),
+    *("eval_unexplained_image_post", "eval_unexplained_image_openl"),
+    *("eval_value", "eval_value_actual", "eval_value_error", "actor_choices", "actor_top_share"),
 }
 
 
@@ -98,6 +101,7 @@ def test_tensorboard_shows_scalars_videos_and_the_config(runs):
     tags = events.Reload().Tags()
     assert set(tags["scalars"]) >= LOGGED
     shapes = {
+        "eval_unexplained_image": (1, 64, 128),
         "train_policy_image": (61, 64, 64),
         "eval_policy_image": (61, 64, 64),
         "eval_openl_image": (10, 192, 384),
@@ -120,6 +124,9 @@ def test_run_leaves_episodes_and_at_most_two_checkpoints(runs):
     folder, _, before = runs
     assert sorted(int(name[-7:-4].strip("-")) for name in before["episodes"]) == [20, 60, 60, 60]
     assert len(before["eval"]) == 3, "one random episode and two evaluations"
+    for name in before["eval"]:
+        with np.load(folder / "a/eval_episodes" / name) as file:
+            assert "value" not in file, "the critic's value is no part of an episode"
     assert [path.name for path in sorted((folder / "b/checkpoints").iterdir())] == [
         *("000000000061", "000000000200")
     ]
