@@ -1,4 +1,4 @@
-"""DreamerV2 as a library: train on your own environment, then play with the policy.
+"""DreamerV2 as a library: train on an environment, then play with the policy.
 
 import dreamerv2.api as dv2
 
@@ -160,7 +160,7 @@ def _from_object(env: Any, config: Config) -> Callable:
 
 
 def _name(env: Any) -> str:
-    """Return a name for the task: the registered id of its environment, else its class."""
+    """Return a name for the task: the id of its environment, else the class."""
     if _makes_envs(env):
         name = getattr(env, "__name__", type(env).__name__)
     else:

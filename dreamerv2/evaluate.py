@@ -144,7 +144,7 @@ class Results:
 
 
 def summarize(returns: list[float], lengths: list[int]) -> dict[str, Any]:
-    """Return statistics of the episodes; the standard error of a single return is None.
+    """Return statistics of the episodes; of a single one the standard error is None.
 
     standard error = standard deviation (N - 1) / sqrt(N)
     """
@@ -183,7 +183,7 @@ def report(run: Run, summary: dict[str, Any]) -> str:
 
 
 class Camera:
-    """Films the first episodes of environment 0, at its own resolution, the score below.
+    """Films the first episodes of environment 0 at its own resolution, scores below.
 
     Environments that render no images (render_mode is not rgb_array) show an image that the agent
     sees instead; without any there is no video.

@@ -1,4 +1,4 @@
-"""The open resources of one training run, and its phases beside the loop of train.py."""
+"""The resources of a training run, and its phases beside the loop of train.py."""
 
 import contextlib
 import functools
@@ -179,7 +179,7 @@ class Runner:
         self._restart_episodes()
 
     def resume(self) -> None:
-        """Continue from the checkpoint, if there is one; nothing if the prefill was stopped."""
+        """Continue from a checkpoint, if any; do nothing if the prefill was stopped."""
         if self.stop:
             return
         if self._loaded:
