@@ -153,10 +153,8 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
     """Save the config of a new run, or check it against that of the last start.
 
     A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
-    a mistake must not overwrite the config that the checkpoint was made with.
-
-    Args:
-        fixed: keys whose values a run keeps.
+    a mistake must not overwrite the config that the checkpoint was made with. The values of the
+    keys in `fixed` must not change.
     """
     logdir = Path(config.logdir).expanduser()
     rundir.refuse_release(logdir)

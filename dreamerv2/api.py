@@ -54,8 +54,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
             config.task only names the run.
         outputs: of metrics, instead of terminal, metrics.jsonl and TensorBoard.
 
-    Raises:
-        UserError: a mistake that the caller can correct, in a sentence.
+    A UserError is a mistake that the caller can correct, in a sentence.
     """
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
@@ -70,14 +69,9 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
 
 
 def load(logdir: str | Path, env: Any = None) -> "Policy":
-    """Load the policy that a run has learned so far.
+    """Load the policy that a run has learned so far; it may still be training.
 
-    Args:
-        logdir: of the run; it may still be training.
-        env: an environment, or a function that makes one, whose spaces replace the saved ones.
-
-    Raises:
-        UserError: there is no run or no checkpoint, or it was made for other spaces.
+    env: an environment, or a function that makes one, whose spaces replace the saved ones.
     """
     run = Path(logdir).expanduser()
     where = defaults.update({"logdir": str(run), "mode": "eval"})

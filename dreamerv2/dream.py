@@ -36,14 +36,7 @@ ROWS = "truth / model / error"
 
 
 def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
-    """Write the videos and return their paths.
-
-    Args:
-        make_agent: as for train.train.
-
-    Raises:
-        UserError: no checkpoint, one of another architecture, no episode, or no image to show.
-    """
+    """Write the videos and return their paths; make_agent is that of train.train."""
     weights, run = rundir.read_weights(config), rundir.find_run(config)
     replica = adapter.SpaceAdapter(*adapter.load(run), config)
     agent = make_agent(config, *describe(replica.observation_space, replica.action_space))

@@ -20,10 +20,7 @@ MAX_OVERFLOWS = 100  # updates in a row that may overflow in float16
 class Learner:
     """Feeds batches to an agent, averages its metrics, and saves and restores both.
 
-    Args:
-        agent: see agent.Agent; train(data, state, step) -> state, metrics.
-        dataset: its `place` is the agent's.
-        logdir: folder for the batch of a failed update.
+    The batch of a failed update goes to the logdir.
     """
 
     def __init__(self, agent: Any, dataset: Dataset, logdir: Path):
@@ -92,13 +89,10 @@ class Learner:
 
 
 def match_variables(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the agent's variables among a checkpoint's arrays.
+    """Return the agent's variables among a checkpoint's arrays; UserError if some differ.
 
     Loss-scale variables exist only in float16: those of a checkpoint of another precision are
     dropped, and missing ones keep the agent's own values.
-
-    Raises:
-        UserError: names the entries that differ from this agent's.
     """
     expected = agent.expected()
     weights = {k: v for k, v in arrays.items() if not k.startswith("carry/")}

@@ -120,9 +120,6 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
         count: number of sequences; fewer if there are fewer episodes.
 
     Returns: key -> [N, T, ...], a batch as the replay gives it.
-
-    Raises:
-        UserError: there is no episode.
     """
     episodes = list(itertools.islice(_newest(run), 4 * count))
     length = min(length, max((episode.rows for episode in episodes), default=0))

@@ -264,12 +264,7 @@ class Runner:
 
 
 def make_replay(config: Config, directory: Path, share: float = 1, **changes: int) -> Replay:
-    """Open the replay in the directory; its sampling has a random stream of its own.
-
-    Args:
-        share: of the config's capacity.
-        changes: options of Replay other than those of the config.
-    """
+    """Open the replay in the directory, with a share of the config's capacity and changes."""
     seed = seeding.stream(config.seed, "replay", directory.name)
     options = {**config.replay, **changes}
     if config.replay.capacity:  # 0: no limit
