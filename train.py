@@ -5,6 +5,7 @@
 `train` is the whole loop, to be read from top to bottom; `main` is the command line.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -150,7 +151,10 @@ def run(
     escape_unprintable()  # the names of folders may have any characters
     logdir = Path(config.logdir).expanduser()
     if not own and not os.path.isfile(logdir / "config.yaml"):
-        envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
+        # A misspelt task or key leaves nothing behind.
+        with contextlib.closing(envs.make_env(config.task, config)) as env:
+            shapes = {key: space.shape for key, space in env.observation_space.items()}
+        validation.check_keys(config.encoder, shapes)
     with RunLock(logdir):
         # The steps in metrics.jsonl are frames. For a user's own environments `task` is a label.
         prepare(config, ["action_repeat"] if own else ["action_repeat", "task"])

@@ -82,6 +82,7 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
     Raises:
         UserError: there is no run or no checkpoint, or it was made for other spaces.
     """
+    rendering.choose_without_display()  # for env.render() in the caller's loop
     run = Path(logdir).expanduser()
     where = defaults.update({"logdir": str(run), "mode": "eval"})
     config = rundir.base_config(where, {"defaults": defaults})
@@ -132,6 +133,7 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
         _check_travels(make)
 
     def construct() -> gymnasium.Env:
+        rendering.choose_without_display()
         return gym.wrap(make(), config)
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
@@ -158,11 +160,11 @@ def _from_object(env: Any, config: Config) -> Callable:
             "give train() a function that makes an environment instead, to have several or to make "
             "it anew."
         )
+    wrapped = gym.wrap(_LeftOpen(env), config)
     vector: list[gymnasium.vector.VectorEnv] = []
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
         if not vector:  # training and evaluation share the only environment there is
-            wrapped = gym.wrap(_LeftOpen(env), config)
             vector.append(envs.vectorize([lambda: wrapped], seeds=seeds))
         return vector[0]
 

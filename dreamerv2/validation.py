@@ -5,7 +5,7 @@ A rule takes a value and returns what the value must be ("at least 1") when it i
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dreamerv2.common.config.config import Config
@@ -200,6 +200,16 @@ def validate(config: Config) -> Config:
             "checkpoint of its own --logdir."
         )
     return _fit_kernels(config)
+
+
+def check_keys(encoder: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse patterns of the encoder that match no observation; shapes by key."""
+    cnn, mlp = encoder.cnn_keys, encoder.mlp_keys
+    if not any(re.match(cnn if len(shape) == 3 else mlp, key) for key, shape in shapes.items()):
+        raise UserError(
+            f"No observation is left for the encoder: --encoder.cnn_keys '{cnn}' and "
+            f"--encoder.mlp_keys '{mlp}' match none of {', '.join(shapes)}."
+        )
 
 
 def _combinations(config: Config) -> list[tuple[str, bool, str]]:

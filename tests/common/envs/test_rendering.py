@@ -23,7 +23,7 @@ def choose(monkeypatch):
 
     def call(**variables):
         monkeypatch.delitem(sys.modules, "dm_control._render", raising=False)
-        for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
             monkeypatch.setenv(name, variables.get(name, ""))
             if name not in variables:
                 monkeypatch.delenv(name)
@@ -72,6 +72,31 @@ def test_an_exported_pyopengl_platform_hides_no_backend_that_works(choose, platf
     assert choose(PYOPENGL_PLATFORM=platform, MUJOCO_GL=chosen) == chosen
 
 
+@pytest.mark.skipif(not find_library("EGL"), reason="EGL alone has devices")
+@pytest.mark.parametrize("variables", [{"MUJOCO_EGL_DEVICE_ID": "99"}, {"MUJOCO_GL": "egl"}])
+def test_an_exported_device_that_does_not_exist_is_named(choose, variables):
+    device = variables.setdefault("MUJOCO_EGL_DEVICE_ID", "cuda:0")
+    rendering.probe.cache_clear()
+    try:
+        with pytest.raises(UserError, match=f"DEVICE_ID is set to '{device}', .*, or unset it"):
+            choose(**variables)
+    finally:
+        rendering.probe.cache_clear()
+
+
+def test_gymnasium_renders_by_mujoco_without_a_display_and_without_variables(tmp_path):
+    if rendering.probe("egl"):
+        pytest.skip("EGL does not work here")
+    (tmp_path / "own_cheetah.py").write_text(CHEETAH)
+    code = SCRIPT + "show(make_env('gym_own_cheetah:Pixels-v0', config))"
+    hidden = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout.startswith("True"), ran.stderr[-2000:]
+
+
 def test_a_mujoco_window_without_a_display_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
@@ -112,6 +137,17 @@ jobs = {"compute": compute, "render": render, "own": own, "keep_apart": renderin
 jobs["api"] = lambda: __import__("dreamerv2.api")
 for job in sys.argv[1:]:
     jobs[job]()
+"""
+
+
+CHEETAH = """
+import gymnasium
+
+def make():
+    env = gymnasium.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64)
+    return gymnasium.wrappers.AddRenderObservation(env)
+
+gymnasium.register("Pixels-v0", make)
 """
 
 
