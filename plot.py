@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.results import figures, find, scores, stats
-from dreamerv2.common.results.formats import Curve, Run, make_folder, write_results
+from dreamerv2.common.results.formats import Curve, Run, write_results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,11 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a plain $
             make_plots(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError):  # no permission, a full disk
+            error = f"--outdir: cannot write '{error.filename or args.outdir}': {error.strerror}."
         sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-    except OSError as error:  # no permission, a full disk
-        sys.stderr.write(f"'{error.filename or args.outdir}': {error.strerror}.\n")
         sys.exit(2)
 
 
@@ -54,7 +53,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--outdir", type=path, required=True, help="folder to write to")
     flag("--prefix", nargs="*", help="put before the methods of each --indir (default: its name)")
     flag("--xaxis", default="step", help="metric along x (default: step, in environment frames)")
-    flag("--yaxis", help="metric along y (default: eval_return, else train_return)")
+    flag("--yaxis", help="metric along y (default: eval_return, else train_return),\n"
+         "or crafter_score of the training episodes, from crafter_train/stats.jsonl")  # fmt: skip
     flag("--bins", type=float, help="bin size along x (default: about 30 bins for each task)")
     flag("--tasks", nargs="+", default=[""], help="regexes of the tasks to draw")
     flag("--methods", nargs="+", default=[""], help="regexes of the methods, in legend order")
@@ -73,7 +73,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def make_plots(args: argparse.Namespace) -> None:
     """Load, aggregate, draw and write."""
-    args.baselines = scores.baselines(args.baselines)
+    scores.check_baselines(args.baselines)
     figures.check_limits("--xlim", args.xlim)
     figures.check_limits("--ylim", args.ylim)
     data = load(args)
@@ -81,7 +81,7 @@ def make_plots(args: argparse.Namespace) -> None:
     curves = [*summarize(runs, args), *data.curves]
     methods = find.order([curve.method for curve in curves], args.methods)
     colors = dict(zip(methods, figures.palette(args.palette, len(methods)), strict=True))
-    make_folder(args.outdir)
+    args.outdir.mkdir(parents=True, exist_ok=True)
     save(draw_curves(curves, colors, data.yaxis, args), args, "curves")
     write_results(args.outdir / "runs.json", runs)  # Beside curves.*: see find.is_plots.
     # References are returns, so they do not compare with losses.
@@ -176,6 +176,8 @@ def draw_curves(
     """Draw a panel per task."""
     tasks = sorted({curve.task for curve in curves})
     styles = baseline_styles(args.baselines if yaxis.endswith("_return") else [])
+    # Published curves are known over environment frames only.
+    published = scores.load_curves() if args.xaxis == "step" else ()
     xlabel = "environment frames" if args.xaxis == "step" else args.xaxis.replace("_", " ")
     labels = [*colors, *(style["label"] for style in styles.values())]
     fig, axes = figures.panels(len(tasks), labels, xlabel, yaxis.replace("_", " "))
@@ -183,40 +185,33 @@ def draw_curves(
         suite, _, name = task.partition("_")
         ax.set_title((name or suite).replace("_", " ").title(), fontsize=10)
         own = [curve for curve in curves if curve.task == task]
-        own.sort(key=lambda curve: -[*colors].index(curve.method))  # The first method is on top.
-        draw_panel(ax, own, published_curves(task, styles, args), colors, styles, args)
+        theirs = [c for c in published if c.task == task and c.method in styles]
+        for curve in theirs:
+            ax.plot(curve.xs, curve.mid, zorder=2, **styles[curve.method])
+        for curve in sorted(own, key=lambda c: -[*colors].index(c.method)):  # the first on top
+            draw_curve(ax, curve, colors[curve.method])
+        set_limits(ax, own, theirs, args)
         draw_lines(ax, task, styles, fixed=bool(args.ylim))
     figures.legend(fig, labels)
     return fig
 
 
-def draw_panel(
-    ax: Axes,
-    own: Sequence[Curve],
-    theirs: Sequence[Curve],
-    colors: dict[str, Any],
-    styles: dict[str, dict[str, Any]],
-    args: argparse.Namespace,
+def draw_curve(ax: Axes, curve: Curve, color: Any) -> None:
+    """Draw a curve with its band; a dot if it has one point."""
+    marker = "o" if len(curve.xs) == 1 else None
+    ax.plot(curve.xs, curve.mid, color=color, label=curve.method, marker=marker, zorder=4)
+    ax.fill_between(curve.xs, curve.low, curve.high, color=color, alpha=0.2, lw=0, zorder=3)
+
+
+def set_limits(
+    ax: Axes, own: Sequence[Curve], theirs: Sequence[Curve], args: argparse.Namespace
 ) -> None:
-    """Draw the curves of one task, with limits around their visible parts."""
+    """Set --xlim and --ylim, or else the range of our curves and of all that is visible there."""
     left, right = args.xlim or figures.limits([np.zeros(1), *(curve.xs for curve in own)], 0.0)
-    for curve in theirs:
-        ax.plot(curve.xs, curve.mid, zorder=2, **styles[curve.method])
-    for curve in own:
-        color = colors[curve.method]
-        marker = "o" if len(curve.xs) == 1 else None
-        ax.plot(curve.xs, curve.mid, color=color, label=curve.method, marker=marker, zorder=4)
-        ax.fill_between(curve.xs, curve.low, curve.high, color=color, alpha=0.2, lw=0, zorder=3)
     bands = [(c, y) for c in own for y in (c.low, c.high)] + [(c, c.mid) for c in theirs]
     visible = [y[(c.xs >= left) & (c.xs <= right)] for c, y in bands]
     ax.set_xlim(left, right)
     ax.set_ylim(args.ylim or figures.limits(visible, 0.05))
-
-
-def published_curves(task: str, styles: dict[str, Any], args: argparse.Namespace) -> list[Curve]:
-    """Return the published curves of a task, known over environment frames only."""
-    curves = scores.load_curves() if args.xaxis == "step" else ()
-    return [curve for curve in curves if curve.task == task and curve.method in styles]
 
 
 def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bool) -> None:
@@ -224,12 +219,11 @@ def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bo
 
     `fixed` keeps the limits.
     """
-    table = scores.load_scores()
     left, right = ax.get_xlim()
     spans = [(line.get_label(), line.get_xdata()) for line in ax.lines]
     drawn = {label for label, xs in spans if min(xs) <= right and max(xs) >= left}
-    names = [name for name in styles if styles[name]["label"] not in drawn]
-    values = {name: table[task][name] for name in names if task in table}
+    known = scores.load_scores().get(task, {})
+    values = {n: known[n] for n in styles if n in known and styles[n]["label"] not in drawn}
     low, high = ax.get_ylim()
     reach = 0.0 if fixed else (high - low) / 2
     near = {name: y for name, y in values.items() if low - reach <= y <= high + reach}

@@ -54,6 +54,8 @@ def train(
         UserError: something that the user can put right; all that was collected is saved.
     """
     with Runner(config, make_envs, make_agent, outputs) as run:
+        # The agent and its checkpoint fit: there is no mistake left to refuse.
+        print(*changes(config), config, describe(config), sep="\n", flush=True)
         step, agent, learner, stop = run.step, run.agent, run.learner, run.stop
         should_train = run.register("train", Every(config.train_every))
         should_log = run.register("log", Every(config.log_every))
@@ -133,6 +135,7 @@ def run(
 
     Returns: as `train`.
     """
+    escape_unprintable()  # the names of folders may have any characters
     own = make_envs is not None
     if config.mode == "dream":
         from dreamerv2.dream import dream  # imports TensorFlow
@@ -148,7 +151,6 @@ def run(
         raise UserError(
             "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."
         )
-    escape_unprintable()  # the names of folders may have any characters
     logdir = Path(config.logdir).expanduser()
     if not own and not os.path.isfile(logdir / "config.yaml"):
         # A misspelt task or key leaves nothing behind.
@@ -158,12 +160,11 @@ def run(
     with RunLock(logdir):
         # The steps in metrics.jsonl are frames. For a user's own environments `task` is a label.
         prepare(config, ["action_repeat"] if own else ["action_repeat", "task"])
-        print(config, describe(config), sep="\n", flush=True)
         return train(config, make_envs, make_agent, outputs)
 
 
 def prepare(config: Config, fixed: Sequence[str]) -> None:
-    """Save the config of a new run, or print the changes since the last start.
+    """Save the config of a new run, or check it against that of the last start.
 
     A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
     a mistake must not overwrite the config that the checkpoint was made with.
@@ -176,22 +177,29 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
     """
     logdir = Path(config.logdir).expanduser()
     rundir.refuse_release(logdir)
-    path = logdir / "config.yaml"
-    if not path.exists():
+    if not (logdir / "config.yaml").exists():
         save_config(config)
-    before, now = Config.load(path).flat, config.flat
+    before = Config.load(logdir / "config.yaml").flat
     for key in fixed:
-        if before.get(key, now[key]) != now[key]:
+        if before.get(key, config[key]) != config[key]:
             raise UserError(
-                f"The run in {logdir} has {key} {before[key]}, not {now[key]}: give the flags and "
-                "--configs it was started with, or another --logdir."
+                f"The run in {logdir} has {key} {before[key]}, not {config[key]}: give the flags "
+                "and --configs it was started with, or another --logdir."
             )
-    for key in sorted(before.keys() | now.keys()):
-        # An option that the run lacks is new in the program, unless it is a user's own.
-        known = key in before or config.is_open(key)
-        was, new = before.get(key, "not set"), now.get(key, "not set")
-        if known and was != new:
-            print(f"Changed since the last start: {key} was {was}, now {new}.")
+
+
+def changes(config: Config) -> list[str]:
+    """Return a sentence for each option that has changed since the last start of the run."""
+    path = Path(config.logdir).expanduser() / "config.yaml"
+    before, now = Config.load(path).flat if path.exists() else {}, config.flat
+    # An option that the run lacks is new in the program, unless it is a user's own.
+    keys = sorted(before.keys() | {key for key in now if before and config.is_open(key)})
+    pairs = [(key, before.get(key, "not set"), now.get(key, "not set")) for key in keys]
+    return [
+        f"Changed since the last start: {key} was {was}, now {new}."
+        for key, was, new in pairs
+        if was != new
+    ]
 
 
 def describe(config: Config) -> str:

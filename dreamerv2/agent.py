@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from dreamerv2 import exploration
+from dreamerv2 import diagnostics, exploration
 from dreamerv2.behavior import ActorCritic
 from dreamerv2.common import seeding
 from dreamerv2.common.errors import UserError
@@ -18,6 +18,7 @@ from dreamerv2.common.nn.variables import Init, named_variables
 from dreamerv2.common.run.when import Until
 from dreamerv2.world_model import NOT_OBSERVED, WorldModel
 
+CONTEXT = 5  # rows that a report shows the model before the open loop
 STREAMS = ("policy", "eval", "update", "report")  # one stream of random numbers per consumer
 
 
@@ -52,7 +53,7 @@ class Agent(tf.Module):
         self._policy_weights = WeightCache(*readers, dtype=self.dtype)
         self._act = Compiled(self._act_step, config.jit, xla=self.dtype.size >= 4)
         self._update = Compiled(self._update_step, config.jit, scalars=True)
-        self._videos = Compiled(self._report_step, config.jit)
+        self._predictions = Compiled(self._report_step, config.jit)
         named_variables(self)  # raises now, and not at the first checkpoint, if two share a name
 
     # --- acting ---
@@ -66,7 +67,8 @@ class Agent(tf.Module):
             step: agent steps so far, for expl_until.
             mode: train or eval.
 
-        Returns: {"action": float32 [E, A]} and the state for the next call.
+        Returns: {"action": float32 [E, A]}, in mode eval also {"value": float32 [E]}, the critic's
+            discounted return in rewards as the model sees them; and the state for the next call.
 
         Raises:
             UserError: the action is not finite.
@@ -77,15 +79,15 @@ class Agent(tf.Module):
             state = self.initial_policy_state(batch)
         obs = {key: np.asarray(obs[key]) for key in (*self.world_model.shapes, "is_first")}
         noise = self._policy_noise(evaluate, batch, explore)
-        action, state = self._act(obs, state, noise, evaluate=evaluate, explore=explore)
-        action = action.numpy()
-        if not np.isfinite(action).all():
+        outputs, state = self._act(obs, state, noise, evaluate=evaluate, explore=explore)
+        outputs = {key: value.numpy() for key, value in outputs.items()}
+        if not np.isfinite(outputs["action"]).all():
             advice = ", or try --precision 32" * (self.dtype.size < 4)
             raise UserError(
                 f"The policy's action is not finite in {self.dtype.name}: look for very large "
                 f"observations{advice}."
             )
-        return {"action": action}, state
+        return outputs, state
 
     def initial_policy_state(self, batch: int):
         """The state of `policy` before the first observation: zeros, [E, ...]."""
@@ -116,12 +118,15 @@ class Agent(tf.Module):
             obs = model.preprocess(obs)
             embed, post = model.encoder(obs), None if mean else noise["post"]
             latent = model.rssm.obs_step(latent, action, embed, obs["is_first"], post)
-            dist = behavior.policy(model.rssm.feat(latent))
+            feat = model.rssm.feat(latent)
+            dist = behavior.policy(feat)
             action = dist.mode() if evaluate else dist.sample(noise["action"])
+            value = {"value": tf.cast(behavior.value(feat), tf.float32)} if evaluate else {}
         if amount := self._noise_amount(evaluate):
             action = exploration.action_noise(action, amount, self.discrete, noise["action_noise"])
         action = tf.cast(action, tf.float32)
-        return action, ({key: latent[key] for key in ("deter", "stoch")}, action)
+        state = {key: latent[key] for key in ("deter", "stoch")}, action
+        return {"action": action, **value}, state
 
     # --- learning ---
 
@@ -156,7 +161,7 @@ class Agent(tf.Module):
         with recording(model) as tape, cast_once(model, dtype=self.dtype):
             loss, post, outputs, metrics = model.loss(data, state, noise)
             loss = self.model_opt.scale(loss)
-        metrics |= self.model_opt.minimize(tape, loss)
+        metrics |= self.model_opt.minimize(tape, loss, step)
         post = tf.nest.map_structure(tf.stop_gradient, post)
         terminal, reward = data["is_terminal"], model.imagined_reward
         metrics |= self.task_behavior.update(post, terminal, reward, fold(seed, 1), step)
@@ -168,18 +173,21 @@ class Agent(tf.Module):
 
     # --- reporting ---
 
-    def report(self, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Open-loop videos of up to six sequences: openl_{key} -> [T, 3*H, N*W, C] in [0, 1]."""
-        data = self.place({key: value[:6] for key, value in data.items()})
-        videos = self._videos(data, self._seed("report"))
-        return {f"openl_{key}": video.numpy() for key, video in videos.items()}
+    def report(self, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | float]:
+        """Videos and numbers of every predicted image, see diagnostics.prediction_report."""
+        context = min(CONTEXT, data["action"].shape[1] - 1)
+        images = self._predictions(self.place(data), self._seed("report"), context=context)
+        result = {}
+        for key, frames in images.items():
+            frames = [np.asarray(x, np.float32) for x in frames]
+            result |= diagnostics.prediction_report(key, *frames, data["is_first"], context)
+        return result
 
-    def _report_step(self, data, seed):
+    def _report_step(self, data, seed, context: int):
         model = self.world_model
         data = model.preprocess(data)
         noise = model.video_noise(*data["action"].shape[:2], seed)
-        keys = model.heads["decoder"].images
-        return {key: model.video_pred(data, key, noise) for key in keys}
+        return model.predict(data, context, noise)
 
     # --- checkpoints ---
 

@@ -27,6 +27,11 @@ class RewardNorm(tf.Module):
         self.config = config
         self.mag = tf.Variable(1.0, name=f"{name}/reward_mag", dtype=dtype, trainable=False)
 
+    def undo(self, value: tf.Tensor) -> tf.Tensor:
+        """Return a value in units of the reward before its normalization."""
+        mag = tf.cast(self.mag, value.dtype) if self.config.momentum < 1 else 1.0
+        return value * (mag + self.config.eps) / max(self.config.scale, 1e-8)
+
     def __call__(self, reward: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Reward of any shape -> the same, normalized, and metrics. Updates the magnitude."""
         keep, eps = self.config.momentum, self.config.eps
@@ -94,6 +99,10 @@ class ActorCritic(tf.Module):
         """feat [N, F] -> distribution over actions [N, A]."""
         return self.actor(feat)
 
+    def value(self, feat: tf.Tensor) -> tf.Tensor:
+        """feat [N, F] -> the slow critic's value [N], without the rewards' normalization."""
+        return self.reward_norm.undo(self.slow_critic(feat).mode())
+
     def update(
         self,
         start: State,
@@ -125,11 +134,11 @@ class ActorCritic(tf.Module):
                 metrics["critic_slow"] = tf.reduce_mean(value)
             loss, actor_metrics = self.actor_loss(seq, target, value, step)
             loss = self.actor_opt.scale(loss)
-        metrics |= actor_metrics | self.actor_opt.minimize(tape, loss)
+        metrics |= actor_metrics | self.actor_opt.minimize(tape, loss, step)
         with recording(self.critic) as tape, cast_once(self, dtype=self.dtype):
             loss, critic_metrics = self.critic_loss(seq, target)
             loss = self.critic_opt.scale(loss)
-        metrics |= critic_metrics | self.critic_opt.minimize(tape, loss)
+        metrics |= critic_metrics | self.critic_opt.minimize(tape, loss, step)
         self._update_slow_critic()
         return metrics
 
@@ -158,6 +167,9 @@ class ActorCritic(tf.Module):
             log_prob, entropy, target[1:], baseline[:-2], weight[:-1], reinforce, entropy_scale
         )
         metrics |= {"actor_ent": tf.reduce_mean(entropy), "actor_ent_scale": entropy_scale}
+        if self.discrete:  # how many actions it chooses between, and the share of the usual one
+            metrics["actor_choices"] = tf.reduce_mean(tf.exp(entropy))
+            metrics["actor_top_share"] = tf.reduce_max(tf.reduce_mean(seq["action"][1:], (0, 1)))
         return loss, metrics
 
     def critic_loss(

@@ -57,9 +57,9 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     seed = seeding.integer(config.seed, "dream")
     data = rundir.sequences(run, LENGTH, SEQUENCES, seed)
     videos = {}
-    for name, frames in agent.report(data).items():
-        key = name.removeprefix("openl_")
-        videos[f"{key}_openloop"] = openloop_frames(frames)
+    report = agent.report(data)
+    for key in agent.world_model.heads["decoder"].images:
+        videos[f"{key}_openloop"] = openloop_frames(report[f"openl_{key}"])
     rollout = imagine(agent, data, LENGTH, tf.constant([seed, 0], tf.int32))
     for key, frames in rollout["images"].items():
         videos[f"{key}_imagined"] = imagined_frames(frames, rollout, config.clip_rewards)

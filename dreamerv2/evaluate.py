@@ -23,6 +23,7 @@ from dreamerv2.common.envs.spaces import describe
 from dreamerv2.common.errors import UserError, cannot_write
 from dreamerv2.common.logger.terminal import EpisodeProgress
 from dreamerv2.common.results import scores
+from dreamerv2.common.results.crafter import crafter_score
 from dreamerv2.common.results.formats import WHOLE_GAME
 from dreamerv2.common.run.driver import Driver
 from dreamerv2.common.run.signals import StopRequest
@@ -98,6 +99,7 @@ class Results:
         self._run, self._limit = run, limit
         self._returns: list[float] = []
         self._lengths: list[int] = []
+        self._unlocked: list[list[bool]] = []  # achievements of Crafter, an entry per episode
         self._unfinished: dict[int, tuple[float, int]] = {}  # return and length by environment
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
@@ -106,6 +108,8 @@ class Results:
         score, length = score + float(row["reward"]), length + 1
         self._unfinished[index] = score, length
         if row["is_last"]:
+            keys = [key for key in row if key.startswith("log_achievement_")]
+            self._unlocked.append([bool(row[key] > 0) for key in keys])
             self._add(score, length)
 
     def _add(self, score: float, length: int) -> None:
@@ -121,6 +125,8 @@ class Results:
             print("Stopped before the first episode ended.", flush=True)
             return
         summary = summarize(self._returns) | {"length_mean": float(np.mean(self._lengths))}
+        if self._unlocked[0]:
+            summary["crafter_score"] = float(crafter_score(100 * np.mean(self._unlocked, 0)))
         if 0 < self._limit <= max(self._lengths):
             print(
                 f"Episodes end after {self._limit:,} agent steps here (--time_limit): there is no "
@@ -183,7 +189,9 @@ def report(run: Run, summary: dict[str, Any]) -> str:
         + f", median {summary['median']:g}, min {summary['min']:g}, max {summary['max']:g}",
         f"  length  mean {summary['length_mean']:,.0f} agent steps",
     ]
-    if "human" in summary:
+    if "crafter_score" in summary:
+        lines.append(f"  Crafter score {summary['crafter_score']:.2f}%, from the success rates")
+    elif "human" in summary:
         lines.append(
             f"  random play scores {summary['random']:g}, a human {summary['human']:g}: the mean "
             f"is {summary['normalized']:.3f}, where random is 0 and human is 1"

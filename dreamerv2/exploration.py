@@ -109,7 +109,7 @@ class Intrinsic(tf.Module):
         outputs = outputs | post | {"feat": feat}
         with recording(self) as tape, cast_once(*self.heads, dtype=self.dtype):
             loss = self.opt.scale(self.loss(feat, outputs, data))
-        metrics = self.opt.minimize(tape, loss)
+        metrics = self.opt.minimize(tape, loss, step)
         return metrics | self.behavior.update(post, data["is_terminal"], self.reward, seed, step)
 
     def reward(self, seq: Sequence) -> tf.Tensor:

@@ -24,7 +24,10 @@ from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.common.run.driver import Driver, RandomPolicy
 from dreamerv2.common.run.signals import StopRequest
 from dreamerv2.common.run.when import Counter, Every, EverySeconds
+from dreamerv2.diagnostics import Calibration
 from dreamerv2.learner import Learner, match_variables, save_arrays
+
+REPORTED = 16  # sequences that are predicted in an evaluation
 
 
 class Runner:
@@ -87,14 +90,7 @@ class Runner:
         self.step = Counter(max(saved_step, self._replay.steps_taken))
 
     def _open_logger(self, opened: contextlib.ExitStack) -> None:
-        config, step = self._config, self.step
-        if step.value:
-            print(f"Continuing from agent step {step.value:,}.", flush=True)
-            if not self._loaded:
-                print("There is no checkpoint: the weights begin anew.", flush=True)
-            elif not self._replay.stats["loaded_steps"]:
-                print("The replay is empty: random actions refill it with an episode.", flush=True)
-        outputs = self._outputs
+        config, step, outputs = self._config, self.step, self._outputs
         if outputs is None:
             outputs = make_outputs(self._logdir, step.value * config.action_repeat)
         self._logger = Logger(step, outputs, config.action_repeat)
@@ -122,18 +118,24 @@ class Runner:
         self.driver = Driver(self._train_envs, callbacks)
 
     def _make_learner(self) -> None:
-        """Make the agent, which may refuse spaces and weights before any step is taken."""
+        """Make the agent, which may refuse spaces and weights, before anything is printed."""
         config, envs = self._config, self._train_envs
         described = spaces.describe(envs.single_observation_space, envs.single_action_space)
         self.agent = self._make_agent(config, *described)
         if self._loaded:
             match_variables(self.agent, self._loaded[1])
+        if self.step.value:
+            print(f"Continuing from agent step {self.step.value:,}.", flush=True)
+            if not self._loaded:
+                print("There is no checkpoint: the weights begin anew.", flush=True)
+            elif not self._replay.stats["loaded_steps"]:
+                print("The replay is empty: random actions refill it with an episode.", flush=True)
         self._logger.text("config", str(config))
         self._replay.record_missing_steps(self.step.value)
         self._replay.prune()
         self._eval_replay.prune()
         data = self._replay.dataset(**config.dataset, place=self.agent.place)
-        self._report_data = self._eval_replay.dataset(**config.dataset)
+        self._report_data = self._eval_replay.dataset(REPORTED, config.dataset.length)
         self.learner = Learner(self.agent, data, self._logdir)
 
     def register(self, name: str, scheduler: Every | EverySeconds) -> Every | EverySeconds:
@@ -206,14 +208,16 @@ class Runner:
             with contextlib.suppress(NothingToSample):  # the replay has reported the damage
                 self._logger.add(self.agent.report(next(self._report_data)), prefix="eval")
         policy = functools.partial(self.agent.policy, step=self.step.value, mode="eval")
-        episodes = self._config.eval_eps
+        config, episodes = self._config, self._config.eval_eps
+        calibration = Calibration(policy, config.discount, config.clip_rewards)
         with EpisodeProgress("Evaluation", episodes) as progress:
-            callbacks = [self._eval_replay.add_step, progress, self._log_evaluation]
+            callbacks = [self._eval_replay.add_step, progress, self._log_evaluation, calibration]
             driver = Driver(self._eval_envs, callbacks)
-            driver(policy, episodes=episodes, stop=self.stop)
+            driver(calibration.policy, episodes=episodes, stop=self.stop)
         complete = not self.stop
         if complete:
-            self._logger.add(counts(self._eval_replay.stats), prefix="eval")
+            numbers = counts(self._eval_replay.stats) | calibration.metrics()
+            self._logger.add(numbers, prefix="eval")
         self._logger.write()
         if self._eval_envs is self._train_envs and episodes:
             self._restart_episodes()

@@ -101,7 +101,7 @@ def plan(options: argparse.Namespace, passed: list[str]) -> list[Run]:
     if not (options.logdir and options.tasks):
         example = "--logdir ~/logdir --tasks atari_pong atari_boxing"
         raise UserError(f"A sweep needs a directory and tasks, such as {example}.")
-    given = dict(flags.split(passed)[0])
+    given = dict(flags.split(passed))
     if own := given.keys() & {"task", "seed", "mode", "checkpoint"}:
         raise UserError(f"--{min(own)} is not for a sweep, which trains all --tasks and --seeds.")
     config, runs = flags.parse(passed, paths.load_configs()), []

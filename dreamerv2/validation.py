@@ -5,79 +5,77 @@ A rule takes a value and returns what the value must be ("at least 1") when it i
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.config.values import Value, parse_schedule, show
+from dreamerv2.common.config.values import Value, impossible, parse_schedule
 from dreamerv2.common.errors import UserError, nearest
 from dreamerv2.common.run.when import parse_every
 
-Rule = Callable[[Value], str | None]
+Rule = Callable[[Any], str | None]
 
-ACTIVATIONS = (
-    *("elu", "relu", "tanh", "sigmoid", "softplus"),
-    *("silu", "swish", "gelu", "selu", "leaky_relu", "none"),
-)
-EXPLORATION = (
+ACTIVATIONS = "elu relu tanh sigmoid softplus silu swish gelu selu leaky_relu none".split()
+EXPLORATION = [
     *("greedy", "random", "plan2explore", "model_loss"),
     *("Greedy", "Random", "Plan2Explore", "ModelLoss"),  # as the 2021 release spells them
-)
+]
+
+
+def must_be(wanted: str, accepts: Callable[[Any], bool]) -> Rule:
+    """Return the rule that a test of a value makes, and the words for the possible values."""
+    return lambda value: None if accepts(value) else wanted
 
 
 def at_least(bound: float) -> Rule:
     """Accept numbers from the bound on."""
-    return lambda value: None if value >= bound else f"at least {bound}"
-
-
-def between(low: float, high: float) -> Rule:
-    """Accept numbers of a closed interval."""
-    return lambda value: None if low <= value <= high else f"between {low} and {high}"
-
-
-def positive(value: Value) -> str | None:
-    """Accept numbers larger than 0."""
-    return None if value > 0 else "larger than 0"
+    return must_be(f"at least {bound}", lambda value: value >= bound)
 
 
 def one_of(*options: str) -> Rule:
     """Accept one of a few words."""
 
-    def rule(value: Value) -> str | None:
-        wanted = f"one of {', '.join(options)}"
-        hint = nearest(str(value), options)
-        return None if value in options else f"{wanted}.{hint}" if hint else wanted
+    def rule(value: str) -> str | None:
+        hint = nearest(value, options)
+        wanted = f"one of {', '.join(options)}{'.' if hint else ''}{hint}"
+        return None if value in options else wanted
 
     return rule
+
+
+def _first_problem(rule: Rule, values: Iterable[Value]) -> str | None:
+    return next(filter(None, map(rule, values)), None)
 
 
 def each(rule: Rule, count: int | None = None) -> Rule:
     """Apply a rule to every element of a list, which may need a certain number of them."""
 
-    def check(value: Value) -> str | None:
-        if count is not None and len(value) != count:
+    def check(values: tuple) -> str | None:
+        if count is not None and len(values) != count:
             return f"a list of {count} values"
-        problem = next(filter(None, map(rule, value)), None)
+        problem = _first_problem(rule, values)
         return f"a list of values, each {problem}" if problem else None
 
     return check
 
 
-def scheduled(rule: Rule) -> Rule:
-    """Apply a rule to a number, or to the values between which a schedule moves."""
+def scheduled(rule: Rule, ends: Rule | None = None) -> Rule:
+    """Apply a rule to a number, and `ends`, or the same, to both ends of a schedule."""
 
     def check(value: Value) -> str | None:
         if not isinstance(value, str):
             return rule(value)
         name, arguments = parse_schedule(value)
-        ends = arguments[1:] if name == "warmup" else arguments[:2]
+        values = arguments[1:] if name == "warmup" else arguments[:2]
         # The ends of horizon() are horizons h of a discount 1 - 1/h.
-        return next(filter(None, map(at_least(1) if name == "horizon" else rule, ends)), None)
+        check_end = at_least(1) if name == "horizon" else ends or rule
+        return _first_problem(check_end, values)
 
     return check
 
 
-def pattern(value: Value) -> str | None:
+def pattern(value: str) -> str | None:
     """Accept regular expressions."""
     try:
         re.compile(value)
@@ -86,7 +84,7 @@ def pattern(value: Value) -> str | None:
     return None
 
 
-def interval(value: Value) -> str | None:
+def interval(value: str) -> str | None:
     """Accept positive times between checkpoints."""
     try:
         fires = parse_every(value)(0)  # an interval of 0 never fires
@@ -95,7 +93,7 @@ def interval(value: Value) -> str | None:
     return None if fires else "600s, 10m or 2h, or 1e4 for agent steps, and positive"
 
 
-def path(value: Value) -> str | None:
+def path(value: str) -> str | None:
     """Accept paths of this machine, of which `~name` must be somebody's."""
     if re.match(r"\w+://", value):
         return "a directory of this machine, not a URL: mount a bucket, or copy the run later"
@@ -106,72 +104,61 @@ def path(value: Value) -> str | None:
     return None
 
 
-def classes(value: Value) -> str | None:
-    """Accept numbers of classes; a variable with one class holds no information."""
-    return None if value == 0 or value >= 2 else "at least 2, or 0 for normal variables"
-
-
-def parallel(value: Value) -> str | None:
+def parallel(value: str) -> str | None:
     """Accept the places where environments run; the 2021 release had threads as well."""
     wanted = one_of("none", "process")(value)
-    reason = ", since Python threads would wait for each other" * (value == "thread")
-    return wanted and wanted + reason
+    return wanted and wanted + ", since Python threads would wait for each other" * (
+        value == "thread"
+    )
 
 
-def not_empty(value: Value) -> str | None:
-    """Accept text and lists with something in them."""
-    return None if value else "given"
+fraction = must_be("between 0 and 1", lambda value: 0 <= value <= 1)
+positive = must_be("larger than 0", lambda value: value > 0)
+not_empty = must_be("given", bool)
+# A variable with one class holds no information.
+classes = must_be("at least 2, or 0 for normal variables", lambda value: value == 0 or value >= 2)
 
-
+# Names of options, as a regular expression -> rule.
 RULES: dict[str, Rule] = {
     "mode": one_of("train", "eval", "dream"),
     "logdir|checkpoint": path,
     "checkpoint_every": interval,
     "precision": one_of("auto", "32", "16", "bfloat16"),
-    "task": not_empty,
+    "task|expl_model_loss": not_empty,
     "envs_parallel": parallel,
     "dmc_camera": at_least(-1),
     "render_size": each(at_least(1), count=2),
     "seed|env_restarts|env_timeout|time_limit|eval_eps|prefill|pretrain|expl_until": at_least(0),
     "envs|action_repeat|steps|log_every|eval_every|train_every|train_steps": at_least(1),
-    r"replay\.capacity|replay\.maxlen": at_least(0),
+    r"replay\.(capacity|maxlen)": at_least(0),
     r"replay\.minlen|dataset\.batch": at_least(1),
     r"dataset\.length": at_least(2),  # the report shows the model a part and asks for the rest
     "log_keys_(sum|mean|max)|.*coder.(mlp|cnn)_keys": pattern,
     "clip_rewards": one_of("identity", "sign", "tanh"),
     "expl_behavior": one_of(*EXPLORATION),
-    "expl_noise|eval_noise": at_least(0),
-    r"rssm\.(ensemble|hidden|deter|stoch)": at_least(1),
     r"rssm\.discrete": classes,
     r"rssm\.std_act": one_of("sigmoid2", "sigmoid", "softplus"),
-    r".*\.min_std": at_least(0),
     r".*\.act": one_of(*ACTIVATIONS),
     r".*\.norm": one_of("none", "layer"),
-    r".*\.(cnn_depth|units)": at_least(1),
-    r".*\.layers": at_least(0),
+    r"rssm\.(ensemble|hidden|deter|stoch)|.*\.(cnn_depth|units)": at_least(1),
     r".*\.(cnn_kernels|mlp_layers)": each(at_least(1)),
     r"reward_head\.dist|discount_head\.dist": one_of("mse", "binary"),
     r"(critic|expl_head)\.dist": one_of("mse"),
     r"actor\.dist": one_of("auto", "onehot", "normal", "tanh_normal", "trunc_normal"),
-    r"loss_scales\..*|kl\.free": at_least(0),
-    r"kl\.balance": between(0, 1),
     r".*_opt\.opt": one_of("adam", "nadam", "adamax", "sgd", "momentum"),
-    r".*_opt\.(lr|eps)": positive,
-    r".*_opt\.clip": at_least(0),
-    r".*_opt\.wd": between(0, 1),
-    "discount|discount_lambda": between(0, 1),
+    r".*_opt\.lr": scheduled(positive, at_least(0)),
+    r".*_opt\.eps": positive,
+    r".*_opt\.wd|kl\.balance|discount|discount_lambda|slow_target_fraction": fraction,
+    r".*reward_norm\.momentum": fraction,
+    r".*\.(layers|min_std)|.*_opt\.clip|.*reward_norm\.(scale|eps)": at_least(0),
+    r"loss_scales\..*|kl\.free|(expl|eval)_noise|disag_offset": at_least(0),
     "imag_horizon": at_least(2),  # the actor's loss pairs a state with the one after the next
     "actor_grad": one_of("auto", "reinforce", "dynamics", "both"),
-    "actor_grad_mix": scheduled(between(0, 1)),
+    "actor_grad_mix": scheduled(fraction),
     "actor_ent": scheduled(at_least(0)),
     "slow_target_update": at_least(1),
-    "slow_target_fraction": between(0, 1),
-    r".*reward_norm\.momentum": between(0, 1),
-    r".*reward_norm\.(scale|eps)": at_least(0),
     "disag_target": one_of("embed", "stoch", "deter", "feat"),
     "disag_models": at_least(2),  # one model never disagrees with itself
-    "disag_offset": at_least(0),
-    "expl_model_loss": not_empty,
 }
 
 
@@ -187,13 +174,9 @@ def validate(config: Config) -> Config:
     """
     for names, rule in RULES.items():
         for key, value in config.flat.items():
-            wanted = rule(value) if re.fullmatch(names, key) else None
-            if wanted:
-                stop = "" if wanted.endswith("?") else "."
-                raise UserError(f"--{key} {show(value)} is not possible: it must be {wanted}{stop}")
-    for key, is_wrong, reason in _combinations(config):
-        if is_wrong:
-            raise UserError(f"--{key} {show(config[key])} is not possible: {reason}.")
+            if re.fullmatch(names, key) and (wanted := rule(value)):
+                raise impossible(key, value, f"it must be {wanted}")
+    _check_combinations(config)
     if config.mode == "train" and config.checkpoint:
         raise UserError(
             "--checkpoint is for --mode eval and dream: a training continues from the newest "
@@ -202,42 +185,21 @@ def validate(config: Config) -> Config:
     return _fit_kernels(config)
 
 
-def check_keys(encoder: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse patterns of the encoder that match no observation; shapes by key."""
-    cnn, mlp = encoder.cnn_keys, encoder.mlp_keys
-    if not any(re.match(cnn if len(shape) == 3 else mlp, key) for key, shape in shapes.items()):
-        raise UserError(
-            f"No observation is left for the encoder: --encoder.cnn_keys '{cnn}' and "
-            f"--encoder.mlp_keys '{mlp}' match none of {', '.join(shapes)}."
-        )
-
-
-def _combinations(config: Config) -> list[tuple[str, bool, str]]:
-    """List (option, whether its value does not fit those of other options, the reason)."""
+def _check_combinations(config: Config) -> None:
+    """Refuse values that do not fit those of other options."""
     replay, length = config.replay, config.dataset.length  # 0 steps mean no limit
-    return [
-        (
-            "replay.minlen",
-            0 < replay.maxlen < replay.minlen,
-            f"it must be at most replay.maxlen, {replay.maxlen}",
-        ),
-        (
-            "replay.capacity",
-            0 < replay.capacity < replay.minlen,
-            f"it must be at least replay.minlen, {replay.minlen}, or 0 for no limit",
-        ),
-        (
-            "time_limit",
-            config.mode == "train" and 0 < config.time_limit < replay.minlen - 1,
-            f"episodes must have at least replay.minlen = {replay.minlen} rows, one more than "
-            "steps, to learn from",
-        ),
-        (
-            "disag_offset",
-            config.expl_behavior.lower() == "plan2explore" and config.disag_offset >= length,
-            f"it must be smaller than dataset.length, {length}",
-        ),
-    ]
+    minlen, maxlen = replay.minlen, replay.maxlen
+    if 0 < maxlen < minlen:
+        raise impossible("replay.minlen", minlen, f"it must be at most replay.maxlen, {maxlen}")
+    if 0 < replay.capacity < minlen:
+        reason = f"it must be at least replay.minlen, {minlen}, or 0 for no limit"
+        raise impossible("replay.capacity", replay.capacity, reason)
+    if config.mode == "train" and 0 < config.time_limit < minlen - 1:
+        reason = f"episodes must have at least replay.minlen = {minlen} rows, one more than steps"
+        raise impossible("time_limit", config.time_limit, f"{reason}, to learn from")
+    if config.expl_behavior.lower() == "plan2explore" and config.disag_offset >= length:
+        reason = f"it must be smaller than dataset.length, {length}"
+        raise impossible("disag_offset", config.disag_offset, reason)
 
 
 def _fit_kernels(config: Config) -> Config:
@@ -271,3 +233,13 @@ def decoder_kernels(size: int) -> tuple[int, ...]:
         missing -= weight * share
         kernels.append(share + 2)
     return tuple(kernels)
+
+
+def check_keys(encoder: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse patterns of the encoder that match no observation; shapes by key."""
+    cnn, mlp = encoder.cnn_keys, encoder.mlp_keys
+    if not any(re.match(cnn if len(shape) == 3 else mlp, key) for key, shape in shapes.items()):
+        raise UserError(
+            f"No observation is left for the encoder: --encoder.cnn_keys '{cnn}' and "
+            f"--encoder.mlp_keys '{mlp}' match none of {', '.join(shapes)}."
+        )

@@ -219,10 +219,10 @@ class WorldModel(tf.Module):
     def _start_discount(self, is_terminal: tf.Tensor) -> tf.Tensor:
         return self.config.discount * (1 - tf.cast(is_terminal, self.float))
 
-    # --- open-loop video prediction ---
+    # --- open-loop prediction ---
 
     def video_noise(self, batch: int, length: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Uniform noise for one `video_pred`."""
+        """Uniform noise for one `predict`."""
         states = (batch, length, *self.rssm.noise_shape)
         return draw(seed, post=states, prior=states, ensemble=(length,))
 
@@ -239,37 +239,32 @@ class WorldModel(tf.Module):
         embed = self.encoder(seen)
         return self.rssm.observe(embed, seen["action"], seen["is_first"], noise, start)[0]
 
-    def video_pred(
-        self, data: Batch, key: str, noise: dict[str, tf.Tensor], context: int = 5
-    ) -> tf.Tensor:
-        """Open-loop prediction: the model sees `context` frames, then only the actions.
+    def predict(
+        self, data: Batch, context: int, noise: dict[str, tf.Tensor]
+    ) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """Predict all images, by the posterior and in an open loop.
+
+        In the open loop the model sees `context` rows, then only the actions.
 
         Args:
             data: preprocessed batch of N sequences of T > context rows.
-            key: name of the image.
             noise: from `video_noise`.
 
-        Returns: [T, 3*H, N*W, C] in [0, 1]; rows are truth, model and error (0.5 is none). Where
-            another sequence begins among the predicted frames, all are grey from there on.
+        Returns: for each image truth, posterior and open loop, [N, T, H, W, C] in [0, 1].
         """
-        truth = data[key] + 0.5
-        batch, length = truth.shape[:2]
-        context = min(context, length - 1)
 
         def decode(states):
-            return self.heads["decoder"](self.rssm.feat(states))[key].mode()
+            images = self.heads["decoder"](self.rssm.feat(states))
+            return {k: tf.clip_by_value(images[k].mode() + 0.5, 0, 1) for k in keys}
 
-        post = self.filter_context(data, context, noise)
-        last = {k: x[:, -1] for k, x in post.items()}
+        keys, length = self.heads["decoder"].images, data["action"].shape[1]
+        states = self.filter_context(data, length, noise)
+        last = {k: x[:, context - 1] for k, x in states.items()}
         rest = {"prior": noise["prior"][:, context:], "ensemble": noise["ensemble"][context:]}
-        prior = self.rssm.imagine(data["action"][:, context:], rest, last)
-        model = tf.clip_by_value(tf.concat([decode(post), decode(prior)], 1) + 0.5, 0, 1)
-        video = tf.concat([truth, model, (model - truth + 1) / 2], 2)
-        resets = tf.cumsum(tf.cast(data["is_first"][:, context:], tf.int32), 1) > 0
-        grey = tf.concat([tf.zeros((batch, context), tf.bool), resets], 1)
-        video = tf.where(grey[..., None, None, None], tf.constant(0.5, video.dtype), video)
-        video = tf.einsum("bthwc->thbwc", video)
-        return tf.reshape(video, (*video.shape[:2], -1, video.shape[-1]))
+        imagined = self.rssm.imagine(data["action"][:, context:], rest, last)
+        post, prior = decode(states), decode(imagined)
+        model = {k: tf.concat([post[k][:, :context], prior[k]], 1) for k in keys}
+        return {k: (data[k] + 0.5, post[k], model[k]) for k in keys}
 
 
 def is_trained(key: str) -> bool:

@@ -1,7 +1,6 @@
 """Immutable nested config; names and types of the options are fixed by the defaults."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,61 +10,38 @@ from dreamerv2.common.config.values import Kind, Value, flatten
 from dreamerv2.common.config.yaml import read_yaml, write_yaml
 from dreamerv2.common.errors import UserError, nearest
 
+PATTERN = re.compile(r"[^\w.\-/]")  # found in a regular expression, but in no name of an option
+
 
 class Config(Mapping):
     """A nested, immutable mapping of options.
 
     Values are bool, int, float, str, or tuples of one of them. `config.a.b`, `config["a.b"]` and
     `config["a"]["b"]` are the same; `config.update(...)` returns a changed copy. An option keeps
-    the type of its default, and no option can be added or removed (except in an open group, see
-    `define`).
+    the type of its default, and no option can be added or removed (except in an open group).
 
     Args:
-        mapping: nested mappings, dotted keys, or a mix; a Config hands on its types.
+        mapping: nested mappings, dotted keys, or a mix; a Config hands on its kinds and source.
+        kinds: dotted name -> a function of `values` that converts the option's value; by default
+            the type of the value in `mapping`. The name `group.*` makes a group open: it takes
+            further keys, converted by this function.
+        source: YAML file of the values; `--help` prints its comments.
 
     Raises:
         UserError: a key is not text or both a value and a group, or a value has no possible type.
     """
 
-    __slots__ = ("_flat", "_kinds", "_source", "_tree")
-
-    def __init__(self, mapping: Mapping[str, Any] = {}, **kwargs: Any) -> None:
-        pairs = flatten({**mapping, **kwargs})
-        flat = {key: values.convert_any(key, value) for key, value in pairs}
-        kinds = {key: values.kind_of(value) for key, value in flat.items()}
-        defined = isinstance(mapping, Config)
-        self._fill(
-            flat,
-            kinds | mapping._kinds if defined else kinds,
-            mapping._source if defined else None,
-        )
-
-    def _fill(self, flat: dict[str, Value], kinds: dict[str, Kind], source: Path | None) -> None:
-        content = {"_flat": flat, "_kinds": kinds, "_source": source, "_tree": _nest(flat, kinds)}
-        for name, part in content.items():
-            object.__setattr__(self, name, part)
-
-    @classmethod
-    def _make(
-        cls, flat: dict[str, Value], kinds: dict[str, Kind], source: Path | None = None
-    ) -> "Config":
-        config = cls.__new__(cls)
-        config._fill(flat, kinds, source)
-        return config
-
-    @classmethod
-    def define(
-        cls, defaults: Mapping[str, Any], kinds: Mapping[str, Kind], source: Path | None = None
-    ) -> "Config":
-        """Make a config of defaults, some of whose options have other types than their default.
-
-        Args:
-            kinds: dotted name -> a function of `values` that converts the option's value. The name
-                `group.*` makes a group open: it takes further keys, converted by this function.
-            source: YAML file of the defaults; `--help` prints its comments.
-        """
-        config = cls(defaults)
-        return cls._make(config._flat, {**config._kinds, **kinds}, source)
+    def __init__(
+        self,
+        mapping: Mapping[str, Any],
+        kinds: Mapping[str, Kind] = {},
+        source: Path | None = None,
+    ) -> None:
+        flat = {key: values.convert_any(key, value) for key, value in flatten(mapping)}
+        defaults = {key: values.kind_of(value) for key, value in flat.items()}
+        kinds = {**defaults, **getattr(mapping, "_kinds", {}), **kinds}
+        source = source or getattr(mapping, "_source", None)
+        vars(self).update(_flat=flat, _kinds=kinds, _source=source, _tree=_nest(flat, kinds))
 
     @property
     def flat(self) -> dict[str, Value]:
@@ -102,19 +78,22 @@ class Config(Mapping):
         pairs = flatten(other)
         return self._flat == {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
 
-    def __reduce__(self) -> tuple:
-        return Config._make, (self._flat, self._kinds, self._source)
-
     def __repr__(self) -> str:
         return f"Config({self.to_dict()!r})"
 
     def __str__(self) -> str:
         """One option and its value a line, as a run prints it at the start."""
-        width = max((len(key) for key in self._flat), default=0)
+        width = max(map(len, self._flat), default=0)
         return "\n".join(f"{key:<{width}}  {values.show(v)}" for key, v in self._flat.items())
 
     def _unknown(self, key: object) -> str:
-        return f"There is no option '{key}'.{nearest(str(key), [*self._flat, *self._tree])}"
+        """Say that an option is missing; name the nearest, or one of the same name elsewhere."""
+        names = [*self._flat, *self._tree]
+        last = str(key).rpartition(".")[2]
+        same = [f" Did you mean '{name}'?" for name in names if name.rpartition(".")[2] == last]
+        matching = "whose name matches " * bool(PATTERN.search(str(key)))
+        hint = nearest(str(key), names) or "".join(same[:1])
+        return f"There is no option {matching}'{key}'.{hint}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain dicts with lists, ready for YAML or JSON."""
@@ -137,32 +116,18 @@ class Config(Mapping):
         Raises:
             UserError: no such option (names the nearest), a group, or a pattern that matches none.
         """
-        if key in self._flat:
+        is_pattern = PATTERN.search(key)
+        if key in self._flat or (self.is_open(key) and not key.endswith(".") and not is_pattern):
             return (key,)
-        if re.search(r"[^\w.\-/]", key):
-            return self._matches(key)
-        group = [name for name in self._flat if name.startswith(f"{key}.")]
-        if group:
-            raise UserError(f"'{key}' is a group of options; name one of them: {', '.join(group)}.")
-        if self.is_open(key) and not key.endswith("."):
-            return (key,)
-        raise UserError(f"There is no option '{key}'.{self._suggest(key)}")
-
-    def _matches(self, pattern: str) -> tuple[str, ...]:
         try:
-            matches = tuple(name for name in self._flat if re.fullmatch(pattern, name))
+            matches = [name for name in self._flat if is_pattern and re.fullmatch(key, name)]
         except (re.error, OverflowError, RecursionError) as error:
-            raise UserError(f"'{pattern}' is no regular expression: {error}.") from None
-        if not matches:
-            raise UserError(
-                f"There is no option whose name matches '{pattern}'.{self._suggest(pattern)}"
-            )
-        return matches
-
-    def _suggest(self, key: str) -> str:
-        """Name the nearest option, or one of another group whose last part is the same."""
-        last = [name for name in self._flat if name.rpartition(".")[2] == key.rpartition(".")[2]]
-        return nearest(key, self._flat) or (f" Did you mean '{last[0]}'?" if last else "")
+            raise UserError(f"'{key}' is no regular expression: {error}.") from None
+        if matches:
+            return tuple(matches)
+        if group := [name for name in self._flat if name.startswith(f"{key}.")]:
+            raise UserError(f"'{key}' is a group of options; name one of them: {', '.join(group)}.")
+        raise UserError(self._unknown(key))
 
     def update(self, mapping: Mapping[str, Any] = {}, **kwargs: Any) -> "Config":
         """Return a copy with other values; keys are nested, dotted or regular expressions.
@@ -177,49 +142,32 @@ class Config(Mapping):
             for name in self.expand(key):
                 kind = kinds.setdefault(name, kinds.get(_group(name)))
                 flat[name] = kind(name, value)
-        return Config._make(flat, kinds, self._source)
+        return Config(flat, kinds, self._source)
 
     def save(self, path: str | Path) -> None:
-        """Write the config as YAML, complete or not at all; load() gives back an equal one.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
+        """Write the config as YAML, complete or not at all; load() gives back an equal one."""
         write_yaml(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> "Config":
-        """Read a config that save() wrote, or any YAML file of options.
-
-        Raises:
-            UserError: the file cannot be read, is broken YAML, or holds an impossible value.
-        """
+        """Read a config that save() wrote, or any YAML file of options."""
         return cls(read_yaml(path))
 
-    def parse_flags(self, argv: Sequence[str] | None = None, known_only: bool = False) -> Any:
+    def parse_flags(self, argv: Sequence[str] | None = None) -> "Config":
         """Return a copy changed by command line flags, such as `--rssm.hidden 200`.
 
         Args:
             argv: the flags; None takes those of the running script, and none in a notebook.
-            known_only: return (config, other arguments) instead of failing on unknown flags.
-
-        A mistake in the flags of the running script ends it with a sentence and status 2.
 
         Raises:
-            UserError: with argv given, an unknown flag (names the nearest) or a value of the wrong
-                type.
+            UserError: an unknown flag (names the nearest) or a value of the wrong type.
         """
-        if argv is not None:
-            return flags.apply(self, argv, known_only)
-        try:
-            return flags.apply(self, flags.script_arguments(), known_only)
-        except UserError as error:
-            print(f"Error: {error}", file=sys.stderr, flush=True)
-            sys.exit(2)
+        argv = flags.script_arguments() if argv is None else argv
+        return flags.parse(argv, {"defaults": self})
 
 
 def _group(key: str) -> str:
-    """Return the name under which `define` opens the group of a key."""
+    """Return the name in `kinds` that opens the group of a key."""
     return f"{key.rpartition('.')[0]}.*"
 
 
@@ -239,7 +187,7 @@ def _nest(flat: dict[str, Value], kinds: dict[str, Kind]) -> dict[str, Any]:
             raise UserError(f"The key '{head}' is not possible: it is both a value and a group.")
         prefix = f"{head}."
         below = {k.removeprefix(prefix): kind for k, kind in kinds.items() if k.startswith(prefix)}
-        tree[head] = Config._make(members, below)
+        tree[head] = Config(members, below)
     return tree
 
 

@@ -13,6 +13,7 @@ PRECISIONS = {"float32": "32", "fp32": "32", "float16": "16", "fp16": "16", "bf1
 KINDS = {
     "actor_ent": values.number_or_schedule,
     "actor_grad_mix": values.number_or_schedule,
+    **{f"{x}_opt.lr": values.number_or_schedule for x in ("model", "actor", "critic", "expl")},
     "checkpoint_every": values.text_or_number,
     "precision": functools.partial(values.text_or_number, synonyms=PRECISIONS),
     "loss_scales.*": functools.partial(values.convert, kind=float),
@@ -28,16 +29,8 @@ def package_root() -> Path:
     return Path(__file__).absolute().parents[2]
 
 
-def configs_path() -> Path:
-    """Return the path of configs.yaml."""
-    return package_root() / "configs.yaml"
-
-
 def load_configs() -> dict[str, Mapping]:
-    """Read configs.yaml: name -> changes as a nested dict; `defaults` is a Config.
-
-    Raises:
-        UserError: the file cannot be read or is broken YAML.
-    """
-    configs = read_yaml(configs_path())
-    return {**configs, "defaults": Config.define(configs["defaults"], KINDS, configs_path())}
+    """Read configs.yaml: name -> changes as a nested dict; `defaults` is a Config."""
+    path = package_root() / "configs.yaml"
+    configs = read_yaml(path)
+    return {**configs, "defaults": Config(configs["defaults"], KINDS, path)}

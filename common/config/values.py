@@ -16,6 +16,7 @@ MAX_DEPTH = 16  # of nested groups; a YAML file can refer to itself and never en
 # Number of arguments, and the index of the duration in steps.
 SCHEDULES = {
     "linear": (3, 2),  # linear(from, to, steps)
+    "delayed": (4, 3),  # delayed(from, to, start, steps)
     "warmup": (2, 0),  # warmup(steps, value)
     "exp": (3, 2),  # exp(from, to, half life)
     "horizon": (3, 2),  # horizon(from, to, steps): horizons of a discount
@@ -28,6 +29,12 @@ WANTED = {
     str: "text",
     None: "text, a number, True, False or a list of these",
 }
+
+
+def impossible(key: str, value: Any, reason: str) -> UserError:
+    """Return the error for an option's value; the reason follows, without its full stop."""
+    stop = "" if reason.endswith((".", "?")) else "."
+    return UserError(f"--{key} {show(value)} is not possible: {reason}{stop}")
 
 
 def kind_of(value: Value) -> Kind:
@@ -46,47 +53,33 @@ def convert(key: str, value: Any, kind: type | None) -> Scalar:
     Raises:
         UserError: the type cannot be had without loss; names the key, the value and the type.
     """
-    own = next((own for own in READERS if isinstance(value, own)), None)
-    result = READERS.get(kind or own, _none)(value)
+    read = READERS.get(kind or next((own for own in READERS if isinstance(value, own)), None))
+    result = read(value) if read else None
     if result is None:
-        raise UserError(f"--{key} {show(value)} is not possible: it must be {WANTED[kind]}.")
+        raise impossible(key, value, f"it must be {WANTED[kind]}")
     return result
 
 
 def convert_list(key: str, value: Any, kind: type | None) -> tuple[Scalar, ...]:
-    """Return a list as a tuple whose elements have the wanted type.
-
-    Raises:
-        UserError: the value is not a list, or an element has the wrong type.
-    """
+    """Return a list as a tuple whose elements have the wanted type, or raise UserError."""
     if not isinstance(value, list | tuple):
-        raise UserError(f"--{key} {show(value)} is not possible: it must be a list of values.")
+        raise impossible(key, value, "it must be a list of values")
     return tuple(convert(key, element, kind) for element in value)
 
 
 def convert_any(key: str, value: Any) -> Value:
-    """Return a value of any possible type, lists as tuples.
-
-    Raises:
-        UserError: a value (None, a date, a nested list, infinity, ...) that no option can have.
-    """
-    if isinstance(value, list | tuple):
-        return convert_list(key, value, None)
-    return convert(key, value, None)
+    """Return a value of any type that an option can have, lists as tuples."""
+    return (convert_list if isinstance(value, list | tuple) else convert)(key, value, None)
 
 
 def number_or_schedule(key: str, value: Any) -> float | str:
-    """Convert the value of an option that is a number or the text of a schedule.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Convert the value of an option that is a number or the text of a schedule."""
     if not isinstance(value, str) or _float(value) is not None:
         return convert(key, value, float)
     try:
         parse_schedule(value)
     except UserError as error:
-        raise UserError(f"--{key} {show(value)} is not possible: {error}") from None
+        raise impossible(key, value, str(error)) from None
     return value
 
 
@@ -95,9 +88,6 @@ def text_or_number(key: str, value: Any, synonyms: Mapping[str, str] = {}) -> st
 
     Args:
         synonyms: other spellings in lower case -> the text they stand for.
-
-    Raises:
-        UserError: it is neither text nor a number.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value:.17g}"
@@ -125,9 +115,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
 
 
 def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
-    """Split a schedule over agent steps into its name and arguments.
-
-    `linear(a,b,n)`, `warmup(n,v)`, `exp(a,b,half)` and `horizon(a,b,n)` exist.
+    """Split a schedule over agent steps, one of SCHEDULES, into its name and arguments.
 
     Raises:
         UserError: no such schedule, wrong number of arguments, or a duration that is not positive.
@@ -135,12 +123,12 @@ def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
     match = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", text)
     if not match:
         raise UserError("it must be a number or a schedule, such as linear(1,0,1e6).")
-    name, arguments = match.group(1), match.group(2).split(",")
+    name = match[1]
     if name not in SCHEDULES:
         known = ", ".join(SCHEDULES)
         raise UserError(f"schedules are {known}, not {name}.{nearest(name, SCHEDULES)}")
     count, duration = SCHEDULES[name]
-    numbers = [_float(argument) for argument in arguments]
+    numbers = [_float(argument) for argument in match[2].split(",")]
     if len(numbers) != count or None in numbers:
         raise UserError(f"{name} takes {count} numbers.")
     if numbers[duration] <= 0:
@@ -154,25 +142,26 @@ def show(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode() or "''"
 
 
+# Readers return None for a value that is not of their type.
+
+
 def _bool(value: Any) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    return BOOLEANS.get(value) if isinstance(value, str) else None
+    if isinstance(value, str):
+        return BOOLEANS.get(value)
+    return value if isinstance(value, bool) else None
 
 
 def _int(value: Any) -> int | None:
-    """Read 10000, 10000.0, '10000' and '1e4'; None where a fraction would be lost."""
     if isinstance(value, str):
         # int() is exact where a float would round, so digits go there.
         value = int(value) if re.fullmatch(r"\s*[-+]?[0-9]{1,19}\s*", value) else _float(value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer():  # as 1e4, also within text
         value = int(value)
     whole = isinstance(value, int) and not isinstance(value, bool)
     return int(value) if whole and abs(value) < 2**63 else None
 
 
 def _float(value: Any) -> float | None:
-    """Read any finite number, and text that is one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -183,14 +172,9 @@ def _float(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str | None:
-    """Read text that can be written to a file (the shell can pass bytes that are not UTF-8)."""
     if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
-        return None
+        return None  # the shell can pass bytes that are not UTF-8, which no file can hold
     return str(value)
-
-
-def _none(value: Any) -> None:
-    """Read nothing: no option has a value of this type."""
 
 
 READERS = {bool: _bool, int: _int, float: _float, str: _text}  # bool first: it is an int too

@@ -28,11 +28,7 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        UserError: names the file and, for broken YAML, the line.
-    """
+    """Read a YAML file that holds a mapping; errors name the file and the line."""
     try:
         content = _yaml().load(Path(path).read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
@@ -51,11 +47,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def write_yaml(path: str | Path, content: dict[str, Any]) -> None:
-    """Write nested plain dicts and lists, complete or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write nested plain dicts and lists, complete or not at all."""
     with replacing(path, "w", encoding="utf-8") as file:
         _yaml().dump(content, file)
 

@@ -70,8 +70,8 @@ class EpisodeLog:
     def _log(self, episode: "_Episode", index: int) -> None:
         self.latest = {f"{self._mode}_return": episode.score}
         self._logger.add({"return": episode.score, "length": episode.rows - 1}, self._mode)
-        for (name, key), entry in episode.entries.items():
-            self._logger.scalar(f"{name}_{self._mode}_{key}", entry.result(name))
+        for (name, key), value in episode.entries().items():
+            self._logger.scalar(f"{name}_{self._mode}_{key}", value)
         self._logger.add(self._more(), self._mode)
         if index == 0 and self.should_video(self._step):
             for key, frames in episode.videos.items():
@@ -97,33 +97,26 @@ class _Episode:
     def __init__(self, row: Mapping[str, Any], keys: Mapping[str, Any], videos: list[str]):
         self.score, self.rows = 0.0, 0
         self.videos: dict[str, list[np.ndarray]] = {key: [] for key in videos}
-        matches = {n: [k for k in row if re.match(keys[n], k)] for n in ("sum", "mean", "max")}
-        totals = {key: _Totals() for found in matches.values() for key in found}
-        self.entries = {(name, key): totals[key] for name in matches for key in matches[name]}
-        self._totals = totals
+        names = ("sum", "mean", "max")
+        self._chosen = [(n, key) for n in names for key in row if re.match(keys[n], key)]
+        self._sums = {key: 0.0 for _, key in self._chosen}
+        self._highest = {key: np.asarray(-np.inf) for key in self._sums}
 
     def add(self, row: Mapping[str, np.ndarray]) -> None:
         self.score += float(row["reward"])
         self.rows += 1
-        for key, totals in self._totals.items():
-            totals.add(np.asarray(row[key], np.float64))
+        for key in self._sums:
+            self._sums[key] += np.asarray(row[key], np.float64).sum()
+            self._highest[key] = np.maximum(self._highest[key], row[key])
         for key, frames in self.videos.items():
             if self.rows <= min(MAX_FRAMES, 1 + MAX_BYTES // row[key].nbytes):
                 frames.append(row[key])
 
-
-class _Totals:
-    """Sum, mean and maximum of one entry over an episode."""
-
-    def __init__(self):
-        self._sum, self._count, self._max = 0.0, 0, -np.inf
-
-    def add(self, value: np.ndarray) -> None:
-        self._sum += float(value.sum())
-        self._count += value.size
-        self._max = np.maximum(self._max, value)
-
-    def result(self, name: str) -> float:
-        """Return "sum" or "mean" of all elements, or the mean of their "max" over time."""
-        results = {"sum": self._sum, "mean": self._sum / self._count, "max": np.mean(self._max)}
-        return float(results[name])
+    def entries(self) -> dict[tuple[str, str], float]:
+        """Return sums and means of all elements, and for "max" the mean of their maxima."""
+        results = {}
+        for name, key in self._chosen:
+            highest, total = self._highest[key], self._sums[key]
+            mean = total / (self.rows * highest.size)
+            results[name, key] = {"sum": total, "mean": mean, "max": highest.mean()}[name]
+        return results

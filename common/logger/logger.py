@@ -29,10 +29,10 @@ class Output(Protocol):
         """Take the entries of a step (in frames); may return before they are saved."""
 
     def flush(self) -> None:
-        """Return when all entries so far are saved."""
+        """Return when all entries so far are saved; does nothing unless a subclass overrides."""
 
     def close(self) -> None:
-        """Flush, then close files and end threads."""
+        """Flush and close files; does nothing unless a subclass overrides."""
 
 
 class Logger:

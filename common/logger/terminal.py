@@ -5,56 +5,40 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import tqdm
 
-from dreamerv2.common.logger.logger import Entry
+from dreamerv2.common.logger.logger import Entry, Output
 
 LONG_EPISODE = 30_000  # agent steps; an Atari episode has at most 27,000
 REPORT_SECONDS = 30  # between plain lines of a phase in progress
 
 
-class TerminalOutput:
-    """Prints the scalars of a write on one readable line.
+class TerminalOutput(Output):
+    """Prints the scalars of a write on one readable line of standard output.
 
     On a terminal long lines are wrapped and progress bars (tqdm) stay below them. Anywhere else
     each write is one plain line, for ``grep``.
-
-    Args:
-        stream: a text file; None means standard output, looked up at every write.
     """
-
-    def __init__(self, stream: TextIO | None = None):
-        self._stream = stream
 
     def write(self, step: int, entries: Sequence[Entry]) -> None:
         """Print the scalars; nothing if there are none."""
         scalars = [f"{x.name} {_readable(x.value)}" for x in entries if x.kind == "scalar"]
         if not scalars:
             return
-        stream = self._stream or sys.stdout
         line = f"[{step}] " + " / ".join(scalars)
-        if stream.isatty():
-            line = _wrap(line, shutil.get_terminal_size().columns)
-        tqdm.tqdm.write(line, file=stream)  # Clears active bars, prints, and redraws them.
-        stream.flush()
-
-    def flush(self) -> None:
-        """Do nothing: every line is flushed when it is printed."""
-
-    def close(self) -> None:
-        """Do nothing: the stream belongs to the caller."""
+        if sys.stdout.isatty():
+            columns = max(shutil.get_terminal_size().columns, 40)
+            line = textwrap.fill(line, columns, subsequent_indent="    ", break_long_words=False)
+        tqdm.tqdm.write(line, sys.stdout)  # Clears active bars, prints, and redraws them.
+        sys.stdout.flush()
 
 
 def _readable(value: int | float) -> str:
     if isinstance(value, int) or (abs(value) < 1e9 and value == int(value)):
         return str(int(value))
     return f"{value:.4g}" if abs(value) < 1e3 else f"{value:.5g}"
-
-
-def _wrap(line: str, columns: int) -> str:
-    return textwrap.fill(line, max(columns, 40), subsequent_indent="    ", break_long_words=False)
 
 
 class Progress:
@@ -71,32 +55,25 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int, unit: str = "frames", done: int = 0):
-        self._label, self._unit, self._done = label, unit, int(done)
-        self._total = max(int(total), self._done)
-        self._start, self._first = time.monotonic(), int(done)
-        self._reported = self._start
+        self._label, self._unit, self._first, self._done = label, unit, done, done
+        self._total = max(int(total), done)
+        self._start = self._reported = time.monotonic()
         self._plain = not sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            desc=label,
-            total=self._total,
-            initial=self._done,
-            unit=f" {unit}",
-            disable=self._plain,
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
+        bar = {"desc": label, "total": self._total, "initial": done, "unit": f" {unit}"}
+        self._bar = tqdm.tqdm(**bar, disable=self._plain, dynamic_ncols=True, smoothing=0.05)
 
     def __enter__(self) -> "Progress":
-        if self._plain:
-            print(f"{self._label}: {self._total - self._done:,} {self._unit}", flush=True)
+        self._print(f"{self._total - self._done:,} {self._unit}")
         return self
 
     def __exit__(self, *unused: object) -> None:
         self._bar.close()
+        took, did = time.monotonic() - self._start, self._done - self._first
+        self._print(f"{did:,} {self._unit} in {took:.1f} s ({did / max(took, 1e-9):.1f}/s)")
+
+    def _print(self, text: str) -> None:
         if self._plain:
-            took, did = time.monotonic() - self._start, self._done - self._first
-            rate = did / max(took, 1e-9)
-            print(f"{self._label}: {did:,} {self._unit} in {took:.1f} s ({rate:.1f}/s)", flush=True)
+            print(f"{self._label}: {text}", flush=True)
 
     def update(self, amount: int) -> None:
         """Count some more units."""
@@ -111,13 +88,10 @@ class Progress:
     def report(self, steps: int) -> None:
         """Show from time to time that steps are taken although no unit is finished."""
         now = time.monotonic()
-        if now - self._reported < (REPORT_SECONDS if self._plain else 1):
-            return
-        self._reported = now
-        self._bar.set_postfix_str(f"{steps:,} steps")
-        if self._plain:
-            done = f"{self._done:,} of {self._total:,} {self._unit}"
-            print(f"{self._label}: {done}, {steps:,} steps", flush=True)
+        if now - self._reported >= (REPORT_SECONDS if self._plain else 1):
+            self._reported = now
+            self._bar.set_postfix_str(f"{steps:,} steps")
+            self._print(f"{self._done:,} of {self._total:,} {self._unit}, {steps:,} steps")
 
 
 class EpisodeProgress(Progress):

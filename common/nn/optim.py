@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from dreamerv2.common.nn.schedules import schedule
+
+Number = tf.Tensor | float
 BETA1, BETA2 = 0.9, 0.999
 SLOTS = {"adam": 2, "nadam": 2, "adamax": 2, "sgd": 0, "momentum": 1}
 
@@ -56,7 +59,7 @@ class Optimizer(tf.Module):
         path: prefix of the names of its own variables.
         label: prefix of its metrics.
         variables: the weights it trains, all of one type.
-        config: opt, lr, eps, clip (0: none), wd (0: none).
+        config: opt, lr (a number or a schedule), eps, clip (0: none), wd (0: none).
         scaled: whether to scale the loss, for float16.
     """
 
@@ -75,15 +78,18 @@ class Optimizer(tf.Module):
             for v in self.weights
         ]
 
-    def minimize(self, tape: tf.GradientTape, loss: tf.Tensor) -> dict[str, tf.Tensor]:
+    def minimize(
+        self, tape: tf.GradientTape, loss: tf.Tensor, step: tf.Tensor | int = 0
+    ) -> dict[str, tf.Tensor]:
         """Update the variables. Call `scale` on the loss inside the tape first.
 
         Args:
             tape: recorded from the variables to the loss.
             loss: [] as given by `scale`.
+            step: agent steps so far, for a schedule of the learning rate.
 
-        Returns: {label}_loss, {label}_grad_norm, with scaling {label}_loss_scale, and
-            {label}_finite, 1.0 if the update took place.
+        Returns: {label}_loss, {label}_grad_norm, with scaling {label}_loss_scale, with a schedule
+            {label}_lr, and {label}_finite, 1.0 if the update took place.
         """
         grads = tape.gradient(loss, self.weights, unconnected_gradients="zero")
         grads = [tf.convert_to_tensor(grad) for grad in grads]
@@ -100,14 +106,17 @@ class Optimizer(tf.Module):
         if self.scaling:
             metrics[f"{self.label}_loss_scale"] = scale
             self.scaling.update(finite)
-        tf.cond(finite, lambda: self._apply(grads, norm), lambda: tf.constant(False))
+        lr = self.config.lr
+        if isinstance(lr, str):
+            lr = metrics[f"{self.label}_lr"] = schedule(lr, step, self.weights[0].dtype)
+        tf.cond(finite, lambda: self._apply(grads, norm, lr), lambda: tf.constant(False))
         return metrics
 
     def scale(self, loss: tf.Tensor) -> tf.Tensor:
         """Return the loss to differentiate."""
         return loss * self.scaling.scale if self.scaling else loss
 
-    def _apply(self, grads: list[tf.Tensor], norm: tf.Tensor) -> tf.Tensor:
+    def _apply(self, grads: list[tf.Tensor], norm: tf.Tensor, lr: Number) -> tf.Tensor:
         clip, decay = self.config.clip, self.config.wd
         if clip:
             factor = clip / tf.maximum(norm, clip)
@@ -117,25 +126,25 @@ class Optimizer(tf.Module):
             kept = self._number(1 - decay)
             for variable in self.weights:
                 variable.assign(variable * kept)
-        rule = getattr(self, f"_{self.config.opt}")()
+        rule = getattr(self, f"_{self.config.opt}")(lr)
         for variable, grad, slots in zip(self.weights, grads, self.slots, strict=True):
             rule(variable, grad, *slots)
         return tf.constant(True)
 
-    # --- rules: each returns a function that changes one variable by its gradient and slots ---
+    # --- rules: each returns a function that changes a variable by its gradient and slots ---
 
-    def _number(self, value: float) -> tf.Tensor:
-        return tf.constant(value, self.weights[0].dtype)
+    def _number(self, value: Number) -> tf.Tensor:
+        return tf.convert_to_tensor(value, self.weights[0].dtype)
 
     def _power(self, beta: float) -> tf.Tensor:
         return self._number(beta) ** tf.cast(self.step, self.weights[0].dtype)
 
-    def _adam(self, nesterov: bool = False) -> Callable:
+    def _adam(self, lr: Number, nesterov: bool = False) -> Callable:
         # Made once for all variables: made for each, they would take an eighth of a whole update.
         shared = {
             "beta1_power": self._power(BETA1),
             "beta2_power": self._power(BETA2),
-            "lr": self._number(self.config.lr),
+            "lr": self._number(lr),
             "beta1": self._number(BETA1),
             "beta2": self._number(BETA2),
             "epsilon": self._number(self.config.eps),
@@ -148,12 +157,12 @@ class Optimizer(tf.Module):
 
         return rule
 
-    def _nadam(self) -> Callable:
+    def _nadam(self, lr: Number) -> Callable:
         # TensorFlow's own Nesterov step for Adam, without Keras' schedule of the momentum.
-        return self._adam(nesterov=True)
+        return self._adam(lr, nesterov=True)
 
-    def _adamax(self) -> Callable:
-        rate = self.config.lr / (1 - self._power(BETA1))
+    def _adamax(self, lr: Number) -> Callable:
+        rate = lr / (1 - self._power(BETA1))
 
         def rule(variable, grad, m, v):
             m.assign(BETA1 * m + (1 - BETA1) * grad)
@@ -162,15 +171,15 @@ class Optimizer(tf.Module):
 
         return rule
 
-    def _sgd(self) -> Callable:
+    def _sgd(self, lr: Number) -> Callable:
         def rule(variable, grad):
-            variable.assign_sub(self.config.lr * grad)
+            variable.assign_sub(lr * grad)
 
         return rule
 
-    def _momentum(self) -> Callable:
+    def _momentum(self, lr: Number) -> Callable:
         def rule(variable, grad, velocity):
             velocity.assign(BETA1 * velocity + grad)
-            variable.assign_sub(self.config.lr * velocity)
+            variable.assign_sub(lr * velocity)
 
         return rule

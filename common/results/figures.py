@@ -116,17 +116,12 @@ def check_limits(flag: str, ends: Sequence[float] | None) -> None:
 
 def legend(fig: Figure, order: Sequence[str]) -> None:
     """Draw one legend below all panels, with the labels in `order` that were drawn."""
-    entries = {}
-    for ax in fig.axes:
-        for line in ax.lines:
-            entries.setdefault(line.get_label(), line)
-    names = [name for name in order if name in entries]
-    if not names:
-        return
-    columns = legend_columns(fig.get_figwidth(), names)
-    handles = [entries[name] for name in names]
-    shown = [visible(name) for name in names]
-    fig.legend(handles, shown, loc="lower center", ncol=columns, frameon=False, fontsize=9)
+    lines = {line.get_label(): line for ax in fig.axes for line in ax.lines}
+    names = [name for name in order if name in lines]
+    if names:
+        style = {"ncol": legend_columns(fig.get_figwidth(), names), "frameon": False, "fontsize": 9}
+        handles = [lines[name] for name in names]
+        fig.legend(handles, [*map(visible, names)], loc="lower center", **style)
 
 
 def visible(label: str) -> str:

@@ -1,24 +1,26 @@
 """Find training runs in folders, name them, and load one metric of each."""
 
+import collections
 import concurrent.futures
 import functools
 import os
 import pathlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.results import formats
+from dreamerv2.common.results import crafter, formats
 from dreamerv2.common.results.formats import Curve, Run
 
 METRICS = "metrics.jsonl"
 # Folders with thousands of other files, which take longer to list than the runs to read.
 DATA_FOLDERS = {"train_episodes", "eval_episodes", "checkpoints", "videos"}
 PARALLEL_BYTES = 50e6  # of metrics, above which several processes read faster than one
+Problems = dict[str, list[pathlib.Path]]  # text of a note -> files; one place for each count
+Source = tuple[pathlib.Path, pathlib.Path]  # a file and the --indir below which it is
 
 
 class Loaded(NamedTuple):
@@ -41,35 +43,38 @@ def load(
     `indirs` maps folders or files to a prefix for their methods ("" for none); see
     find_sources for `exclude`. Raises UserError if nothing is found.
     """
+    problems: Problems = collections.defaultdict(list)
     found = [(file, indir) for indir in indirs for file in find_sources(indir, exclude)]
-    found, notes = _skip(found)
+    found = _skip(found, problems)
     # Folders may overlap; a run must not count as two seeds.
     files = [*{file.resolve(): (file, indir) for file, indir in reversed(found)}.values()][::-1]
     for yaxis in yaxes:
-        loaded = _load(files, indirs, xaxis, yaxis)
-        if loaded.runs or loaded.curves:
-            return loaded._replace(notes=[*notes, *loaded.notes])
+        of_yaxis = problems.copy()
+        items = _load(files, indirs, xaxis, yaxis, of_yaxis)
+        if items:
+            runs = [item for item in items if isinstance(item, Run)]
+            curves = [item for item in items if isinstance(item, Curve)]
+            return Loaded(runs, curves, yaxis, _notes(of_yaxis))
     nothing = _nothing_found([file for file, _ in files], indirs, xaxis, yaxes)
-    raise UserError(nothing + "".join(f" Note: {note}." for note in notes))
+    raise UserError(nothing + "".join(f" Note: {note}." for note in _notes(problems)))
 
 
-def _skip(
-    found: list[tuple[pathlib.Path, pathlib.Path]],
-) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
-    """Drop unreadable files and folders of plots below `indir`; return notes too."""
+def _notes(problems: Problems) -> list[str]:
+    return [f"{len(p)} {text}, the first in {shown(p[0])}" for text, p in problems.items() if p]
+
+
+def _skip(found: list[Source], problems: Problems) -> list[Source]:
+    """Drop unreadable files, and folders of plots below `indir`."""
     closed = [file for file, _ in found if not os.access(file, os.R_OK)]  # dangling links too
     below = [file.parent for file, indir in found if indir not in (file, file.parent)]
     plots = [folder for folder in dict.fromkeys(below) if is_plots(folder)]
-    kept = [
+    problems["files that cannot be opened skipped"] = closed
+    problems["folders of plots skipped (--indir reads them by name)"] = plots
+    return [
         (file, indir)
         for file, indir in found
         if file not in closed and (file.parent not in plots or indir in (file, file.parent))
     ]
-    notes = [
-        *_note(len(closed), "files that cannot be opened skipped", closed),
-        *_note(len(plots), "folders of plots skipped (--indir reads them by name)", plots),
-    ]
-    return kept, notes
 
 
 def is_plots(folder: pathlib.Path) -> bool:
@@ -79,43 +84,43 @@ def is_plots(folder: pathlib.Path) -> bool:
 
 
 def _load(
-    files: list[tuple[pathlib.Path, pathlib.Path]],
+    files: list[Source],
     indirs: dict[pathlib.Path, str],
     xaxis: str,
     yaxis: str,
-) -> Loaded:
-    runs, curves, foreign, empty, unreadable, cut, damaged = [], [], [], [], [], [], Counter()
+    problems: Problems,
+) -> list[Run | Curve]:
+    """Read all files, with printable names of tasks and methods."""
     metrics = read_many([file for file, _ in files if file.name == METRICS], xaxis, yaxis)
+    items: list[Run | Curve] = []
     for file, indir in files:
-        found: list[Any] | None
         if file.name == METRICS:
-            xs, ys, damaged[file] = metrics[file]
-            config = read_names(file.with_name("config.yaml"))
-            unreadable += [file.with_name("config.yaml")] if config is None else []
-            found = [Run(*identify(file.parent, indir, config or {}), xs, ys)]
-            empty += [] if len(xs) else [file]
-            cut += [file] if config and ends_early(config) else []
+            xs, ys, damaged = metrics[file]
+            problems["damaged lines skipped"] += [file] * damaged
+            problems[f"runs without '{yaxis}' over '{xaxis}' skipped"] += [] if len(xs) else [file]
+            found = [Run(*_names(file.parent, indir, problems), xs, ys)]
         else:
             read = formats.read_curves if file.suffix == ".csv" else formats.read_results
             found = read(file)
-            foreign += [file] if found is None else []
-        if found is None and file == indir:
-            raise UserError(f"The file '{file}' is in none of the formats of scores/README.md.")
+            if found is None and file == indir:
+                raise UserError(f"The file '{file}' is in none of the formats of scores/README.md.")
+            problems["other .json and .csv files skipped"] += [file] if found is None else []
         for item in found or []:
             if len(item.xs):
                 method = "_".join(filter(None, (indirs[indir], item.method)))
-                named = item._replace(task=shown(item.task), method=shown(method))
-                (runs if isinstance(item, Run) else curves).append(named)
-    notes = [
-        *_note(
-            damaged.total(), "damaged lines skipped", [file for file in damaged if damaged[file]]
-        ),
-        *_note(len(empty), f"runs without '{yaxis}' over '{xaxis}' skipped", empty),
-        *_note(len(cut), "runs end episodes early: not comparable with scores of whole ones", cut),
-        *_note(len(unreadable), "unreadable config.yaml skipped", unreadable),
-        *_note(len(foreign), "other .json and .csv files skipped", foreign),
-    ]
-    return Loaded(runs, curves, yaxis, notes)
+                items.append(item._replace(task=shown(item.task), method=shown(method)))
+    return items
+
+
+def _names(folder: pathlib.Path, indir: pathlib.Path, problems: Problems) -> tuple[str, str, str]:
+    """Return task, method and seed of a run; report an unreadable config and short episodes."""
+    config = read_names(folder / "config.yaml")
+    if config is None:
+        problems["unreadable config.yaml skipped"] += [folder / "config.yaml"]
+    elif ends_early(config):
+        text = "runs end episodes early: not comparable with scores of whole ones"
+        problems[text] += [folder / METRICS]
+    return identify(folder, indir, config or {})
 
 
 def read_many(
@@ -123,14 +128,12 @@ def read_many(
 ) -> dict[pathlib.Path, tuple[np.ndarray, np.ndarray, int]]:
     """Read two metrics from many files, see read_metrics; large ones in parallel."""
     read = functools.partial(formats.read_metrics, xaxis=xaxis, yaxis=yaxis)
+    if (xaxis, yaxis) == ("step", "crafter_score"):
+        read = crafter.read_scores
     if sum(file.stat().st_size for file in files) < PARALLEL_BYTES:
         return dict(zip(files, map(read, files), strict=True))
     with concurrent.futures.ProcessPoolExecutor() as pool:
         return dict(zip(files, pool.map(read, files), strict=True))
-
-
-def _note(count: int, text: str, files: list[pathlib.Path]) -> list[str]:
-    return [f"{count} {text}, the first in {shown(files[0])}"] if count else []
 
 
 def _nothing_found(
@@ -240,7 +243,7 @@ def ends_early(config: dict[str, str]) -> bool:
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
     """Rename the seeds of runs that share task, method and seed."""
-    seen: Counter[tuple[str, ...]] = Counter()
+    seen: collections.Counter[tuple[str, ...]] = collections.Counter()
     result = []
     for run in runs:
         seen[run[:3]] += 1

@@ -82,14 +82,13 @@ def references(task: str) -> dict[str, float]:
     return {name: row[name] for name in ("random", "human") if name in row}
 
 
-def baselines(names: Sequence[str]) -> list[str]:
-    """Return the names of baselines; UserError if one is unknown."""
+def check_baselines(names: Sequence[str]) -> None:
+    """Raise UserError if a name of a baseline is unknown."""
     known = [*next(iter(load_scores().values()))]
     for name in names:
         if name not in known:
             hint = nearest(name, known)
             raise UserError(f"There is no baseline '{name}' among {', '.join(known)}.{hint}")
-    return list(names)
 
 
 def normalize(values: np.ndarray, tasks: Sequence[str], reference: str) -> np.ndarray:
@@ -131,8 +130,8 @@ def _matrix(groups: dict[str, list[float]]) -> tuple[list[str], np.ndarray]:
 
 def bootstrap(scores: Scores, rng: np.random.Generator) -> np.ndarray:
     """Draw replicates [R, G, S] of a method's scores; R = 0 without two seeds."""
-    several = scores.values.shape[1] > 1
-    return stats.resample(scores.values, REPLICATES if several else 0, rng)
+    count = REPLICATES if scores.values.shape[1] > 1 else 0
+    return stats.resample(scores.values, count, rng)
 
 
 def metrics_of(scores: Scores, values: np.ndarray) -> dict[str, np.ndarray]:
@@ -185,9 +184,8 @@ def profiles(methods: Sequence[Scores]) -> list[Row]:
     for scores, gamer in zip(methods, gamers, strict=True):
         drawn = normalize(bootstrap(scores, np.random.default_rng(0)), scores.tasks, "human")
         estimate = _estimate(stats.profile(gamer, taus), stats.profile(drawn, taus))
-        columns = {"tau": taus, **estimate}
-        numbers = zip(*columns.values(), strict=True)
-        rows += [{"method": scores.method, **dict(zip(columns, row))} for row in numbers]
+        table = np.stack([taus, *estimate.values()], 1)
+        rows += [{"method": scores.method, **dict(zip(("tau", *estimate), x))} for x in table]
     return rows
 
 

@@ -57,9 +57,9 @@ def interval(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def nice_bins(runs: Sequence[Run], count: int = 30) -> float:
-    """Choose a bin size, 1, 2 or 5 times a power of ten, for about `count` bins."""
-    size = max(max(run.xs.max() for run in runs), 1e-9) / count
+def nice_size(end: float, count: int = 30) -> float:
+    """Choose a bin size, 1, 2 or 5 times a power of ten, for about `count` bins up to `end`."""
+    size = max(end, 1e-9) / count
     power = 10.0 ** np.floor(np.log10(size))
     return float(power * RATIOS[np.searchsorted(RATIOS, size / power - 1e-9)])
 
@@ -83,11 +83,10 @@ def bin_runs(runs: Sequence[Run], size: float | None) -> list[Run]:
             "--bins is the size of a bin along x and must be above 0, finite "
             f"and not tiny beside x (up to {top:g}), not {size:g}."
         )
-    tasks = {run.task: [] for run in runs}
+    ends: dict[str, float] = {}
     for run in runs:
-        tasks[run.task].append(run)
-    sizes = {task: size or nice_bins(same) for task, same in tasks.items()}
-    return [bin_run(run, sizes[run.task]) for run in runs]
+        ends[run.task] = max(ends.get(run.task, 0.0), run.xs.max())
+    return [bin_run(run, size or nice_size(ends[run.task])) for run in runs]
 
 
 def summarize(runs: Sequence[Run], kind: str, band: str, replicates: int = 1000) -> Curve:
@@ -156,13 +155,3 @@ def improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     gap = ours[..., :, None] - theirs[..., None, :]
     wins = np.where(np.isnan(gap), np.nan, (np.sign(gap) + 1.0) / 2.0)
     return center(_game_mean(_pooled(wins)), "mean")  # [..., G, S, Z] -> [..., G, S*Z] -> [...]
-
-
-def crafter_score(success_rates: Sequence[float]) -> float:
-    """Return Crafter's score, exp(mean(ln(1 + s))) - 1, in percent (arXiv 2109.06780, section 3).
-
-    Args:
-      success_rates: share of the episodes that unlock an achievement, in percent, for each of the
-        22 achievements.
-    """
-    return float(np.expm1(np.mean(np.log1p(success_rates))))

@@ -10,7 +10,6 @@ from PIL import Image
 from dreamerv2.common.files import replacing
 
 FPS = 20  # Default playback speed, frames per second.
-STILL = 2**16 - 1  # hundredths of a second that one image of a GIF can last
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:
@@ -21,8 +20,6 @@ def to_uint8(frames: np.ndarray) -> np.ndarray:
     frames = np.asarray(frames)
     if frames.dtype == np.uint8:
         return frames
-    if frames.dtype == bool:
-        return frames.astype(np.uint8) * 255
     if np.issubdtype(frames.dtype, np.integer):
         return np.clip(frames, 0, 255).astype(np.uint8)
     scaled = np.nan_to_num(frames.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
@@ -43,7 +40,7 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     Args:
         frames: [T, H, W, C] uint8, or float in [0, 1]; C is 1 (exact) or 3 (256 colors).
         fps: frames per second, at most 50: a GIF counts in hundredths of a second, and browsers
-            slow down frames shorter than two of them. A still is shown for ten minutes at most.
+            slow down frames shorter than two of them.
 
     Raises:
         ValueError: the frames have another shape.
@@ -52,17 +49,9 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
     if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
         raise ValueError(f"A video must be [T, H, W, 1 or 3], not {list(frames.shape)}.")
     images = list(map(_image, frames)) if frames.shape[-1] == 1 else _quantized(frames)
-    hundredths = max(2, round(100 / fps))
-    images = _shortened(images, STILL // hundredths)
     buffer = io.BytesIO()
-    images[0].save(
-        buffer,
-        format="GIF",
-        save_all=True,
-        append_images=images[1:],
-        duration=10 * hundredths,
-        loop=0,
-    )
+    options = {"format": "GIF", "duration": 10 * max(2, round(100 / fps)), "loop": 0}
+    images[0].save(buffer, save_all=True, append_images=images[1:], **options)
     return buffer.getvalue()
 
 
@@ -76,32 +65,15 @@ def save_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = FPS) -> N
 
 
 def _image(frame: np.ndarray) -> Image.Image:
-    frame = np.ascontiguousarray(frame)
     return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
 
 
-def _shortened(images: list[Image.Image], longest: int) -> list[Image.Image]:
-    """Drop images after `longest` equal ones: the duration of a still has 16 bits."""
-    result, count, before = [], 0, b""
-    for image in images:
-        content = image.tobytes()
-        count, before = (count + 1 if content == before else 1), content
-        if count <= longest:
-            result.append(image)
-    return result
-
-
 def _quantized(frames: np.ndarray) -> list[Image.Image]:
-    palette = _palette(frames)
-    return [_image(x).quantize(palette=palette, dither=Image.Dither.NONE) for x in frames]
-
-
-def _palette(frames: np.ndarray) -> Image.Image:
-    """Return an image with the 256 colors of a whole video [T, H, W, 3].
+    """Reduce a video [T, H, W, 3] to 256 colors.
 
     A palette per frame would take 75 ms for 192 x 384 pixels instead of 4, and flicker. The colors
     are those of whole frames, evenly spaced, because sampled pixels would miss small objects.
     """
-    stride = -(-frames.size // (3 * 2**18))
-    sample = frames[::stride]
-    return _image(sample.reshape(-1, *sample.shape[2:])).quantize(256)
+    sample = frames[:: -(-frames.size // (3 * 2**18))]
+    palette = _image(sample.reshape(-1, *sample.shape[2:])).quantize(256)
+    return [_image(x).quantize(palette=palette, dither=Image.Dither.NONE) for x in frames]

@@ -30,7 +30,7 @@ def picture(rendered: Any) -> np.ndarray:
     """
     image = np.asarray(rendered)
     image = image[..., None] if image.ndim == 2 else image
-    if image.ndim != 3 or image.dtype.kind not in "buif" or 0 in image.shape:
+    if image.ndim != 3 or image.dtype.kind not in "uif" or 0 in image.shape:
         kind = f"{type(rendered).__name__} {list(image.shape)} of {image.dtype}"
         raise ValueError(f"render() returned no image [H, W, 3], but {kind}.")
     if image.dtype.kind == "f" and np.nanmax(image) > 1:

@@ -23,7 +23,7 @@ class Film:
     """One video: ``NAME.gif`` of the first frames and ``NAME.mp4`` of all.
 
     Without the package ``av`` (the extra ``video``) there is only the GIF, as is reported once. A
-    video that is not closed, or that fails, leaves no files.
+    video that is discarded leaves no MP4.
 
     Args:
         path: without a suffix; its folder is created.
@@ -56,24 +56,18 @@ class Film:
         if len(self._frames) < min(GIF_FRAMES, 1 + GIF_BYTES // frame.nbytes):
             self._frames.append(frame)
         if self._mp4:
-            with self._mp4:
-                self._mp4.add(frame)
+            self._mp4.add(frame)
 
     def close(self) -> list[Path]:
         """Finish the files and return their paths; none if there was no frame."""
         if not self._frames:
             return []
         gif = self._file("gif")
-        frames, self._frames = np.stack(self._frames), []
-        encode.save_gif(gif, frames, self._fps)
-        if not self._mp4:
-            return [gif]
-        with self._mp4:
-            return [gif, self._mp4.close()]
+        encode.save_gif(gif, np.stack(self._frames), self._fps)
+        return [gif, self._mp4.close()] if self._mp4 else [gif]
 
     def discard(self) -> None:
         """Remove the temporary file of an unfinished video."""
-        self._frames = []
         if self._mp4:
             self._mp4.discard()
 
@@ -84,27 +78,23 @@ class Film:
 def save(path: str | os.PathLike, frames: np.ndarray, fps: float = encode.FPS) -> list[Path]:
     """Write a whole video, uint8 [T, H, W, 3]; return the paths of its files."""
     film = Film(path, fps)
-    for frame in frames:
-        film.add(frame)
-    return film.close()
+    try:
+        for frame in frames:
+            film.add(frame)
+        return film.close()
+    except BaseException:
+        film.discard()
+        raise
 
 
 class _MP4:
-    """H.264 in an MP4 file; an exception in its context removes the temporary file."""
+    """H.264 in an MP4 file, made with its first frame."""
 
     def __init__(self, path: Path, fps: float):
-        self._path = path
+        self._path, self._fps = path, Fraction(fps).limit_denominator(1000)
         self._file = contextlib.ExitStack()
-        self._fps = Fraction(fps).limit_denominator(1000)
         self._container: Any = None
         self._stream: Any = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is not None:
-            self._file.__exit__(*error)
 
     def add(self, frame: np.ndarray) -> None:
         import av  # optional
@@ -128,7 +118,8 @@ class _MP4:
         return self._path
 
     def discard(self) -> None:
-        self.__exit__(ValueError, ValueError("the video is not wanted"), None)
+        """Remove the temporary file."""
+        self._file.__exit__(ValueError, ValueError("the video is not wanted"), None)
 
 
 @functools.cache

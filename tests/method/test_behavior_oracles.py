@@ -71,6 +71,11 @@ def test_one_update_of_actor_and_critic(variant, dtype):
     for key in ("actor_loss", "critic_loss"):
         assert_close(metrics[key], expected[key], key)
     assert_close(metrics["actor_ent"], expected["entropy"].mean(), "entropy")
+    if behavior.discrete:
+        assert_close(metrics["actor_choices"], np.exp(expected["entropy"]).mean(), "choices")
+        shares = expected["seq"]["action"][1:].mean((0, 1))
+        assert_close(metrics["actor_top_share"], shares.max(), "share of the usual action")
+    assert ("actor_choices" in metrics) == behavior.discrete
     assert_close(metrics["critic_target"], expected["target"].mean(), "lambda-returns")
     assert_close(metrics["critic"], expected["critic"].mean(), "values")
     assert_close(metrics["critic_slow"], expected["slow"].mean(), "values of the slow critic")
@@ -191,16 +196,27 @@ def test_the_default_reward_normalization_changes_nothing():
     norm.mag.assign(0.01)  # from a checkpoint made with another momentum
     reward = tf.constant([[1.0, -30.0, 0.0]])
     assert np.array_equal(norm(reward)[0], reward)
+    assert np.array_equal(norm.undo(reward), reward)
+
+
+def test_values_are_reported_without_the_normalization_of_rewards():
+    options = {"momentum": 0.9, "scale": 0.1, "eps": 0.5}
+    norm = RewardNorm("x", small_config({"reward_norm": options}).reward_norm)
+    reward = tf.constant([[1.0, -30.0, 0.0]])
+    assert_close(norm.undo(norm(reward)[0]), reward, "undone")
 
 
 # --- schedules in use ---
 
 
 def test_schedules_reach_the_losses():
-    change = {"actor_ent": "linear(1,0,1000)", "actor_grad": "both"}
+    change = {"actor_ent": "linear(1,0,1000)", "actor_grad": "both", "critic_opt.lr": 1e-3}
+    change["actor_opt.lr"] = "linear(3e-3,1e-3,1000)"
     config = small_config(change | {"actor_grad_mix": "warmup(1000,0.8)"})
     model = make_model(config, shapes={"position": (3,)})
     behavior = make_behavior(config, model, discrete=False)
     metrics = behavior.update(*start_states(model), model.imagined_reward, SEED, STEP)
     assert_close(metrics["actor_ent_scale"], 0.5, "entropy scale at step 500")
     assert_close(metrics["actor_grad_mix"], 0.4, "mix at step 500")
+    assert_close(metrics["actor_lr"], 2e-3, "learning rate at step 500")
+    assert "critic_lr" not in metrics, "a constant is no metric"

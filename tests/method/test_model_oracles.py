@@ -24,6 +24,7 @@ from small_models import (
 from dreamerv2.agent import Agent
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn.variables import named_variables
+from dreamerv2.diagnostics import foreseeable, open_loop_video
 from dreamerv2.world_model import WorldModel, is_trained
 
 SEED = tf.constant([1, 2], tf.int32)
@@ -232,16 +233,19 @@ def test_open_loop_video(variant):
     model, raw = make_model(config), make_batch(length=7)
     data, context = model.preprocess(tensors_of(raw)), 3
     noise = model.video_noise(3, 7, SEED)
-    video = model.video_pred(data, "image", noise, context)
+    valid = foreseeable(raw["is_first"], context)
+    truth, post, open_loop = map(np.asarray, model.predict(data, context, noise)["image"])
+    video = open_loop_video(truth, open_loop, valid)
     assert video.shape == (7, 36, 36, 1)
     expected = numpy_video(model, config, raw, numpy_of(noise), context)
     assert_close(video, expected, "video")
     blind = dict(
         data, image=tf.concat([data["image"][:, :context], data["image"][:, context:] * 0], 1)
     )
-    changed = model.video_pred(blind, "image", noise, context)
-    middle, same = (np.asarray(x)[:, 12:24] for x in (video, changed))
-    assert np.array_equal(middle, same), "the model saw a frame to be predicted"
+    _, other, same = map(np.asarray, model.predict(blind, context, noise)["image"])
+    assert np.array_equal(open_loop, same), "the model saw a frame to be predicted"
+    assert np.array_equal(post[:, :context], open_loop[:, :context])
+    assert not np.array_equal(post[:, context:], other[:, context:]), "the posterior is blind"
 
 
 def numpy_video(model, config, raw, noise, context):
@@ -278,14 +282,15 @@ def test_a_perfect_model_shows_no_error():
         variable.assign(tf.zeros_like(variable))
     data = model.preprocess(tensors_of(make_batch(length=4)))
     data["image"] = tf.zeros_like(data["image"])
-    video = model.video_pred(data, "image", model.video_noise(3, 4, SEED), 2)
-    assert np.all(video == 0.5)
+    frames = map(np.asarray, model.predict(data, 2, model.video_noise(3, 4, SEED))["image"])
+    truth, post, open_loop = frames
+    assert np.array_equal(truth, post) and np.array_equal(truth, open_loop)
+    assert np.all(open_loop_video(truth, post, np.ones((3, 4), bool)) == 0.5)
 
 
 def test_short_sequences_keep_one_frame_to_predict():
-    model = make_model(small_config())
-    data = model.preprocess(tensors_of(make_batch(length=3)))
-    assert model.video_pred(data, "wide", model.video_noise(3, 3, SEED)).shape == (3, 36, 36, 2)
+    agent = Agent(small_config(), SHAPES, 3, True)
+    assert agent.report(make_batch(length=3))["openl_wide"].shape == (3, 36, 36, 2)
 
 
 def test_a_module_counts_only_its_own_variables():

@@ -1,40 +1,31 @@
 """Both examples run as their first lines say."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sources import ROOT
 from tiny import FLAGS
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_example(name: str, logdir: Path, *flags: str) -> str:
     """Run an example in its own process; return its output."""
-    command = [sys.executable, str(ROOT / "examples" / name), "--logdir", str(logdir), *flags]
+    command = [sys.executable, ROOT / "examples" / name, "--logdir", logdir, *flags]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(
-        command, cwd=logdir.parent, env=environ, capture_output=True, text=True, timeout=200
-    )
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200)
     assert ran.returncode == 0, f"{name} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
     return ran.stdout
-
-
-def metrics(logdir: Path) -> set[str]:
-    lines = (logdir / "metrics.jsonl").read_text().splitlines()
-    return set().union(*(json.loads(line) for line in lines))
 
 
 def test_minigrid(tmp_path):
     pytest.importorskip("minigrid", reason="the extra minigrid is not installed")
     printed = run_example("minigrid_task.py", tmp_path / "run", *FLAGS)
     assert "Done: 60 agent steps" in printed
-    names = metrics(tmp_path / "run")
-    missing = {"train_return", "eval_return", "model_loss", "actor_loss"} - names
-    assert not missing, f"the library does not log {missing}"
+    logged = (tmp_path / "run/metrics.jsonl").read_text()
+    for name in ("train_return", "eval_return", "model_loss", "actor_loss"):
+        assert f'"{name}": ' in logged, f"the library does not log {name}"
     assert "task: custom_MiniGrid-DoorKey-6x6-v0" in (tmp_path / "run/config.yaml").read_text(), (
         "the task in plots is the name of the environment"
     )

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sources import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.learning]
 
 
@@ -31,11 +30,11 @@ def returns(logdir: Path) -> np.ndarray:
     return np.array([row["train_return"] for row in rows])
 
 
-def learn(logdir: Path, task: str, score: Callable, goal: float, minutes: float) -> None:
-    """Train until `score(returns)` reaches the goal; fail if the time or the run ends before.
+def learn(logdir, task: str, goal: float, minutes: float, last: int, score=np.mean) -> None:
+    """Train until the goal is reached; fail if the time or the run ends before.
 
     Args:
-        score: maps the returns of all episodes so far to a number.
+        score: maps the returns of the `last` episodes to a number, to compare with the goal.
     """
     run_command = [sys.executable, str(ROOT / "train.py"), "--logdir", str(logdir), *command(task)]
     with (logdir / "output.txt").open("w") as output:
@@ -44,7 +43,8 @@ def learn(logdir: Path, task: str, score: Callable, goal: float, minutes: float)
     try:
         while reached < goal and run.poll() is None and time.monotonic() < start + minutes * 60:
             time.sleep(2)
-            reached = score(returns(logdir))
+            values = returns(logdir)
+            reached = score(values[-last:]) if len(values) >= last else -np.inf
         took = (time.monotonic() - start) / 60
         print(f"{task}: {reached:.2f} in {len(returns(logdir))} episodes and {took:.1f} minutes")
         said = (logdir / "output.txt").read_text()[-2000:]
@@ -56,31 +56,16 @@ def learn(logdir: Path, task: str, score: Callable, goal: float, minutes: float)
         run.wait(60)
 
 
-def mean_of_last(count: int) -> Callable:
-    """Return a score: the mean of the last `count` returns, minus infinity before so many."""
-
-    def score(values: np.ndarray) -> float:
-        return values[-count:].mean() if len(values) >= count else -np.inf
-
-    return score
-
-
-def successes_of_last(count: int) -> Callable:
-    """Return a score: the share of the last `count` episodes with a reward."""
-
-    def score(values: np.ndarray) -> float:
-        return (values[-count:] > 0).mean() if len(values) >= count else -np.inf
-
-    return score
-
-
 def test_a_room_is_learned_from_pixels_and_sparse_reward(tmp_path):
-    learn(tmp_path, "minigrid_Empty-Random-6x6", successes_of_last(50), 0.9, minutes=40)
+    def successes(values):
+        return (values > 0).mean()
+
+    learn(tmp_path, "minigrid_Empty-Random-6x6", 0.9, minutes=40, last=50, score=successes)
 
 
 def test_pendulum_is_learned_by_gradients_through_the_dynamics(tmp_path):
-    learn(tmp_path, "gym_Pendulum-v1", mean_of_last(20), -250, minutes=30)
+    learn(tmp_path, "gym_Pendulum-v1", -250, minutes=30, last=20)
 
 
 def test_cartpole_is_learned(tmp_path):
-    learn(tmp_path, "gym_CartPole-v1", mean_of_last(20), 400, minutes=20)
+    learn(tmp_path, "gym_CartPole-v1", 400, minutes=20, last=20)

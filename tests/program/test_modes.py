@@ -455,9 +455,9 @@ def test_a_video_that_fails_leaves_no_draft_and_no_half(tmp_path, monkeypatch):
 def test_a_short_dream_is_called_a_dream():
     """Of few frames the model sees all but the last."""
     few, more = (dream.openloop_frames(np.zeros((n, 3 * 64, 6 * 64, 1))) for n in (3, 7))
-    captions = lambda video: [frame[: len(frame) - 3 * 128] for frame in video]  # noqa: E731
-    assert (captions(few)[1] == captions(more)[1]).all(), "the truth, in both"
-    assert (captions(few)[2] != captions(more)[2]).any()
+    few, more = ([frame[: len(frame) - 3 * 128] for frame in video] for video in (few, more))
+    assert (few[1] == more[1]).all(), "the truth, in both captions"
+    assert (few[2] != more[2]).any()
 
 
 def test_names_of_images_lead_out_of_no_folder():

@@ -15,10 +15,9 @@ SHORT = [
 LENGTH = 12  # steps of an episode of Mixed
 
 
-def stored_episodes(logdir, mode="train"):
+def stored_episodes(logdir):
     """Return all stored episodes, read without our own code."""
-    files = sorted((logdir / f"{mode}_episodes").glob("*.npz"))
-    return [dict(np.load(path)) for path in files]
+    return [dict(np.load(path)) for path in sorted((logdir / "train_episodes").glob("*.npz"))]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +60,6 @@ def test_four_processes_record_whole_episodes(logdir, lines):
         assert rows["is_terminal"].tolist() == [False] * (length - 1) + [length == LENGTH + 1]
         assert not rows["action"][0].any() and rows["action"][1:].any(-1).all()
     assert {line["train_length"] for line in lines if "train_length" in line} == {LENGTH}
-    finished = len(stored_episodes(logdir, "eval"))
-    assert finished == 1 + 2 * 3, "one random episode, then 3 at each of two evaluations"
+    finished = list((logdir / "eval_episodes").glob("*.npz"))
+    assert len(finished) == 1 + 2 * 3, "one random episode, then 3 at each of two evaluations"
     assert lines[-1]["step"] == 120

@@ -212,9 +212,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence(logdir, tmp_path, caps
 def test_an_outdir_that_cannot_be_is_one_sentence(logdir, tmp_path, capsys):
     (tmp_path / "file").write_text("kept")
     for out in (tmp_path / "file", tmp_path / "file" / "deep" / "out"):
-        assert f"--outdir '{out}' cannot be made" in message(
-            capsys, "--indir", logdir, "--outdir", out
-        )
+        assert "--outdir: cannot write" in message(capsys, "--indir", logdir, "--outdir", out)
     assert (tmp_path / "file").read_text() == "kept"
 
 

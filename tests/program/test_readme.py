@@ -1,13 +1,12 @@
 """README and docs/ are true: their commands run, their links, names and tables are correct."""
 
-import ast
-import importlib.util
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,19 +24,8 @@ CONFIGS = paths.load_configs()
 DOCUMENTS = {"README.md": README} | {
     f"docs/{path.name}": path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")
 }
-# Commands that test_the_commands_run_as_written skips, because another test runs them: the first
-# words of the command -> a file, and a function or a line in it.
-RUN_ELSEWHERE = {
-    "pip install -e .": (
-        "tests/program/test_packaging.py",
-        "test_an_editable_installation_imports",
-    ),
-    "pip install -e .[test]": (".ci/run", "pip install -e '.[test]' && pytest"),
-    "pip install -e .[all]": (".ci/run", "pip install --quiet --disable-pip-version-check -e"),
-    "pytest": (".ci/run", "pip install -e '.[test]' && pytest"),
-    "dreamerv2-sweep": ("tests/program/test_sweep_on_ray.py", "from dreamerv2.sweep import main"),
-    "python -m benchmarks": ("tests/program/test_benchmarks.py", '"-m", "benchmarks"'),
-}
+# Commands that other tests run: an editable installation, all tests, a sweep, the benchmarks.
+RUN_ELSEWHERE = ("pip install -e ", "pytest", "dreamerv2-sweep", "python -m benchmarks")
 TRAINING = ("python train.py", "python examples/")  # every option is a flag
 TOOLS = ("tensorboard",)  # console commands of dependencies
 
@@ -50,20 +38,6 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[str]:
     """Return the README's shell commands in order, split at &&."""
     return [line for block in blocks("bash") for line in re.split(r" && |\n", block.strip())]
-
-
-def run_elsewhere(command: str) -> tuple[str, str] | None:
-    """Return the file, and the place in it, that run a command."""
-    words = " ".join(shlex.split(command))
-    known = [start for start in RUN_ELSEWHERE if words == start or words.startswith(f"{start} ")]
-    return RUN_ELSEWHERE[max(known, key=len)] if known else None
-
-
-def missing_package(suite: str) -> str | None:
-    """Return the package of a suite if it is not installed."""
-    suites = {"dmc": "dm_control", "crafter": "crafter", "minigrid": "minigrid"}
-    package = suites.get(suite)
-    return package if package and importlib.util.find_spec(package) is None else None
 
 
 def test_the_readme_has_its_two_commands_and_each_kind_of_use():
@@ -89,7 +63,7 @@ def test_every_command_is_accepted_and_run_by_a_test(command):
         installed = shutil.which(program, path=Path(sys.executable).parent)
         assert installed, f"no dependency installs the command {program}"
         return
-    assert run_elsewhere(command), f"no test runs '{command}'"
+    assert command.startswith(RUN_ELSEWHERE), f"no test runs '{command}'"
     if command.startswith("pip install"):
         extras = set(re.findall(r"\[(\w+)\]", command))
         assert all(f'"{extra}": ' in (ROOT / "setup.py").read_text() for extra in extras)
@@ -97,15 +71,6 @@ def test_every_command_is_accepted_and_run_by_a_test(command):
         assert len(sweep.plan(*sweep.parse(arguments))) > 1
     if command.startswith("python -m benchmarks"):
         benchmarks_parser().parse_args(arguments[2:])
-
-
-@pytest.mark.parametrize("start", RUN_ELSEWHERE)
-def test_other_tests_run_the_remaining_commands(start):
-    file, place = RUN_ELSEWHERE[start]
-    assert place in (ROOT / file).read_text(), f"{file} no longer runs '{start}'"
-    assert any(run_elsewhere(command) == (file, place) for command in commands()), (
-        f"the README no longer contains '{start}'"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +91,20 @@ def execute(command: str, home: Path, folder: Path = ROOT) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [c for c in commands() if not run_elsewhere(c) and not c.startswith(TOOLS)]
+    "command", [line for line in commands() if not line.startswith((*RUN_ELSEWHERE, *TOOLS))]
 )
 def test_the_commands_run_as_written(command, home):
     """In order, in one home directory: an earlier command trains the run that is evaluated.
 
     Flags at the end make the training tiny; the rest of the command is unchanged.
     """
-    arguments = shlex.split(command)[2:]
+    _, program, *arguments = shlex.split(command)
     if command.startswith(TRAINING) and "--help" not in arguments:
-        task = flags.parse(arguments, CONFIGS).task.split("_")[0]
-        if missing := missing_package("minigrid" if "minigrid" in command else task):
-            pytest.skip(f"the package {missing} is not installed")
+        task = flags.parse(arguments, CONFIGS).task
+        packages = {"dmc_": "dm_control", "crafter": "crafter", "minigrid": "minigrid"}
+        for package in [packages[suite] for suite in packages if suite in f"{program} {task}"]:
+            if find_spec(package) is None:
+                pytest.skip(f"the package {package} is not installed")
         # An evaluation reads the tiny config of its run.
         extra = ["--eval_eps=1"] if "--mode" in arguments else FLAGS
         command = f"{command} {shlex.join(extra)}"
@@ -152,19 +119,6 @@ def test_the_program_runs_as_written(home):
     printed = execute(f"python mine.py {shlex.join(small)}", home, folder=home)
     assert "Done: 60 agent steps" in printed
     assert "mine" in [path.name for path in (home / "logdir").iterdir()]
-
-
-def test_the_program_is_python():
-    for program in blocks("python"):
-        ast.parse(program)
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_to_files(name):
-    links = re.findall(r"\]\(([^)]+)\)", DOCUMENTS[name])
-    folder = (ROOT / name).parent
-    missing = [link for link in links if "://" not in link and not (folder / link).exists()]
-    assert not missing, f"{name} links to missing files: {missing}"
 
 
 def test_every_document_is_linked_from_the_readme():
@@ -187,9 +141,7 @@ def test_every_config_is_described_and_the_numbers_are_its_own():
         batch = f"{config.dataset.batch} x {config.dataset.length}"
         numbers = [str(config.action_repeat), str(config.train_every), batch]
         numbers.append(f"{config.steps // 10**6} million")
-        assert [cell.strip() for cell in rows[f"`{name}`"][1:]] == numbers, (
-            f"{name} has other values"
-        )
+        assert [cell.strip() for cell in rows[f"`{name}`"][1:]] == numbers
 
 
 def test_the_paper_and_the_release_differ_as_the_table_says():
@@ -218,21 +170,18 @@ def test_every_detail_of_the_method_names_its_code():
 
 @pytest.mark.parametrize(("file", "names"), code_references())
 def test_the_code_that_the_method_names_exists(file, names):
-    assert (ROOT / file).is_file(), f"docs/method.md names {file}, which does not exist"
     text = (ROOT / file).read_text()
     missing = [name for name in names if not re.search(rf"\b(def|class) {name}\b", text)]
     assert not missing, f"docs/method.md names {missing} in {file}"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_files_in_the_text_exist(name):
+def test_links_files_and_options_in_the_text_exist(name):
+    links = re.findall(r"\]\(([^):]+)\)", DOCUMENTS[name])
     paths = re.findall(r"`((?:common|dreamerv2|tests|examples|scores)/[\w./]*)`", DOCUMENTS[name])
-    missing = sorted({path for path in paths if not (ROOT / path).exists()})
+    files = [(ROOT / name).parent / link for link in links] + [ROOT / path for path in paths]
+    missing = [str(path) for path in files if not path.exists()]
     assert not missing, f"{name} names missing files: {missing}"
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_options_in_the_text_exist(name):
     prose = re.sub(r"^```.*?^```$", "", DOCUMENTS[name], flags=re.M | re.S)
     known = set(Config(CONFIGS["defaults"]).flat) | {"help", "configs"}
     known |= {"quick", "only", "export", "json"}  # of the benchmarks

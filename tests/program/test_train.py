@@ -1,5 +1,6 @@
 """The loop of train.py, run whole with a counting environment and a counting agent."""
 
+import functools
 import json
 import shutil
 import signal
@@ -103,11 +104,14 @@ def test_an_evaluation_replay_holds_a_tenth_but_at_least_one_sequence(
 def test_environments_that_cannot_all_be_made_are_closed(tmp_path):
     closed, world = [], World(make_config(tmp_path))
 
+    def close(mode, **options):
+        closed.append(mode)
+
     def make_envs(mode, count, seeds):
         if mode == "eval":
             raise RuntimeError("the only licence is taken")
         vector = world.make_envs(mode, count, seeds)
-        vector.close_extras = lambda **kwargs: closed.append(mode)
+        vector.close_extras = functools.partial(close, mode)
         return vector
 
     with pytest.raises(RuntimeError, match="licence"):
@@ -126,7 +130,11 @@ def test_without_evaluations_an_only_environment_loses_no_episode(tmp_path):
     def make_agent(*args):
         agent = world.make_agent(*args)
         act = agent.policy  # which counts on environments of its own for training
-        agent.policy = lambda obs, state=None, step=0, mode="train": act(obs, state, step, "any")
+
+        def policy(obs, state=None, step=0, mode="train"):
+            return act(obs, state, step, "any")
+
+        agent.policy = policy
         return agent
 
     train(world.config, make_only, make_agent)
@@ -255,13 +263,15 @@ def test_a_lost_replay_is_filled_again(tmp_path, capsys):
     assert (episodes[0]["action"][1:, 2] == 0).any(), "one random episode, to have a batch"
 
 
-def test_another_architecture_leaves_the_run_as_it_was(tmp_path):
+def test_another_architecture_leaves_the_run_as_it_was(tmp_path, capsys):
     config = make_config(tmp_path)
     world = World(config).run()
     step, arrays, state = Checkpoint(tmp_path / "checkpoints").load()
     Checkpoint(tmp_path / "checkpoints").save(step, arrays | {"updates": np.zeros(2)}, state)
+    capsys.readouterr()
     with pytest.raises(UserError, match=r"updates is \[2\] in the checkpoint, \[\] in this model"):
         world.run(discount=0.5)
+    assert capsys.readouterr().out == "", "a refusal comes before anything is printed"
     assert Config.load(tmp_path / "config.yaml") == config, "the config it needs is overwritten"
 
 
@@ -337,9 +347,13 @@ def test_pictures_of_predictions_show_one_sequence_where_episodes_are_long(tmp_p
     world = World(make_config(tmp_path, **{"replay.minlen": 2, "replay.maxlen": 3}), (19,))
     seen, make = [], world.make_agent
 
+    def report(data):
+        seen.append(data["is_first"])
+        return {}
+
     def make_agent(*args):
         agent = make(*args)
-        agent.report = lambda data: seen.append(data["is_first"]) or {}
+        agent.report = report
         return agent
 
     train(world.config, world.make_envs, make_agent)

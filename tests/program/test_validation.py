@@ -24,7 +24,7 @@ def rules_of(key: str) -> list[validation.Rule]:
 
 def test_every_rule_concerns_an_option():
     for names in validation.RULES:
-        for part in names.split("|") if "(" not in names else [names]:
+        for part in re.split(r"\|(?![^(]*\))", names):  # at each | outside of parentheses
             assert any(re.fullmatch(part, key) for key in DEFAULTS.flat), f"{part} checks nothing"
 
 
@@ -48,36 +48,21 @@ def test_comments_name_exactly_the_choices(key):
     "line, sentence",
     [
         ("--dataset.length 0", "it must be at least 2."),
-        ("--dataset.batch 0", "at least 1"),
-        ("--dataset.batch 2.5", "an integer"),
         ("--precision 8", "it must be one of auto, 32"),
-        ("--replay.minlen 0", "at least 1"),
         ("--replay.minlen 51", "at most replay.maxlen, 50."),
         ("--replay.capacity 10", "replay.minlen, 50"),
-        ("--replay.capacity -1", "at least 0"),
         ("--envs 0", "at least 1"),
-        ("--action_repeat -1", "at least 1"),
-        ("--train_every 0", "at least 1"),
         ("--seed -1", "at least 0"),
         ("--mode evl", "Did you mean 'eval'?"),
         ("--imag_horizon 1", "at least 2"),
         ("--discount 1.01", "between 0 and 1"),
-        ("--kl.balance 2", "between 0 and 1"),
         ("--loss_scales.mine -1", "at least 0"),
-        ("--clip_rewards clip", "one of identity, sign, tanh"),
         ("--expl_behavior plan2explor", "'plan2explore'"),
-        ("--actor_grad renforce", "'reinforce'"),
-        ("--actor.dist mse", "onehot"),
-        ("--rssm.act eluu", "'elu'"),
-        ("--actor.norm batch", "none, layer"),
         ("--rssm.discrete 1", "at least 2, or 0"),
-        ("--rssm.std_act x", "sigmoid2"),
         ("--model_opt.opt adamx", "'adamax'"),
         ("--actor_opt.lr 0", "larger than 0"),
         ("--critic_opt.wd 2", "between 0 and 1"),
-        ("--envs_parallel proces", "'process'"),
         ("--envs_parallel thread", "none, process, since Python threads"),
-        ("--disag_target image", "stoch"),
         ("--disag_offset 50 --expl_behavior Plan2Explore", "dataset.length"),
         ("--encoder.cnn_keys (", "regular expression"),
         ("--log_keys_sum *", "regular expression"),
@@ -85,13 +70,10 @@ def test_comments_name_exactly_the_choices(key):
         ("--encoder.cnn_kernels 4 0", "each at least 1"),
         ("--logdir ~nobody-of-that-name/x", "home directory exists"),
         ("--logdir gs://bucket/run", "a directory of this machine, not a URL"),
-        ("--checkpoint s3://bucket/run --mode eval", "a directory of this machine, not a URL"),
         ("--time_limit 48", "replay.minlen = 50 rows"),
         ("--checkpoint_every soon", "600s"),
         ("--checkpoint_every 0s", "positive"),
-        ("--checkpoint_every 0", "positive"),
         ("--checkpoint_every 0.5", "1e4 for agent steps"),
-        ("--checkpoint_every 1_000", "1e4 for agent steps"),
         ("--actor_ent -1", "at least 0"),
         ("--actor_grad_mix linear(0,2,100)", "between 0 and 1"),
         ("--actor_ent warmup(100,-1)", "at least 0"),
@@ -128,21 +110,6 @@ def test_unusual_values_are_possible(line):
 # Kernels ----------------------------------------------------------------------------------------
 
 
-def encoded(size: int, kernels: tuple[int, ...]) -> int:
-    """Return the pixels that stride-2 convolutions without padding leave of `size`."""
-    for kernel in kernels:
-        size = (size - kernel) // 2 + 1
-    return size
-
-
-def decoded(kernels: tuple[int, ...]) -> int:
-    """Return the pixels that stride-2 transposed convolutions draw from one."""
-    size = 1
-    for kernel in kernels:
-        size = 2 * (size - 1) + kernel
-    return size
-
-
 def test_kernels_of_the_default_size_are_the_papers():
     assert validation.encoder_kernels(64) == DEFAULTS.encoder.cnn_kernels
     assert validation.decoder_kernels(64) == DEFAULTS.decoder.cnn_kernels
@@ -151,8 +118,12 @@ def test_kernels_of_the_default_size_are_the_papers():
 @pytest.mark.parametrize("size", [4, 10, 32, 45, 48, 84, 96, 128, 210, 256])
 def test_default_kernels_adapt_to_the_size_of_images(size):
     config = validation.validate(DEFAULTS.update(render_size=[size, size]))
-    assert 1 <= encoded(size, config.encoder.cnn_kernels) <= 3
-    assert decoded(config.decoder.cnn_kernels) == size
+    pixels, drawn = size, 1
+    for kernel in config.encoder.cnn_kernels:
+        pixels = (pixels - kernel) // 2 + 1
+    for kernel in config.decoder.cnn_kernels:
+        drawn = 2 * (drawn - 1) + kernel
+    assert 1 <= pixels <= 3 and drawn == size
 
 
 def test_kernels_that_were_chosen_stay():

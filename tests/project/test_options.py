@@ -8,7 +8,7 @@ import pytest
 from dreamerv2 import validation
 from dreamerv2.common.config import flags
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.config.paths import configs_path, load_configs, package_root
+from dreamerv2.common.config.paths import load_configs
 from dreamerv2.common.config.yaml import read_yaml
 
 CONFIGS = load_configs()
@@ -77,8 +77,3 @@ def test_named_configs_combine_with_every_suite(suite):
 
 def test_merged_keys_can_be_overridden_by_an_earlier_suite():
     assert flags.choose(CONFIGS, ["atari", "atari_paper"]) == flags.choose(CONFIGS, ["atari_paper"])
-
-
-def test_files_lie_beside_the_package():
-    assert package_root().name == "dreamerv2"
-    assert configs_path().is_file()

@@ -134,5 +134,5 @@ if __name__ == "__main__":
     if "SLOW_DISK" in os.environ:
         slow_down_fsync(float(os.environ["SLOW_DISK"]))
     if not os.environ.get("OWN_TASK"):  # else the task named on the command line
-        train.task_envs = lambda config: functools.partial(make_envs, config)
+        train.task_envs = functools.partial(functools.partial, make_envs)
     train.main()

@@ -161,6 +161,14 @@ def test_printing_outlives_what_it_prints_to(kind):
             print("unseen", file=survivor, flush=True)
 
 
+def test_a_run_in_a_folder_of_any_name_prints_on_any_terminal(tmp_path):
+    command = [*SHORT, "--steps", "80", "--logdir", tmp_path / "\u03b1b"]
+    for begun in ("Prefill: ", "Continuing from agent step 80."):
+        status, said = run(LIGHT, *command, log=tmp_path / "log", PYTHONIOENCODING="ascii")
+        assert status == 0 and "/\\u03b1b\n" in said and begun in said, said[-3000:]
+    assert checkpoints(tmp_path / "\u03b1b") == [80]
+
+
 def test_under_nohup_the_end_of_the_terminal_means_nothing():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -200,7 +208,9 @@ def test_a_second_interrupt_stops_at_once_and_leaves_no_workers(process, tmp_pat
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_signal_while_it_starts_is_answered_as_well(process, tmp_path, name):
     going = process()
-    wait_for(going, tmp_path / "log", "Prefill with random actions")  # before there are workers
+    while not (tmp_path / "run/config.yaml").exists():  # written before there are workers
+        assert going.poll() is None
+        time.sleep(0.01)
     # A worker that is just being born notices within seconds that nobody needs it any more.
     took, orphans = end(going, signal.Signals[name], grace=3)
     said = (tmp_path / "log").read_text()

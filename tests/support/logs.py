@@ -5,10 +5,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from dreamerv2.common.logger.logger import Entry
+from dreamerv2.common.logger.logger import Entry, Output
 
 
-class Memory:
+class Memory(Output):
     """An output that keeps all writes."""
 
     def __init__(self):
@@ -16,12 +16,6 @@ class Memory:
 
     def write(self, step, entries):
         self.writes.append((step, entries))
-
-    def flush(self):
-        pass
-
-    def close(self):
-        pass
 
 
 class Terminal(io.StringIO):

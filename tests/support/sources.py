@@ -1,7 +1,9 @@
 """The project's own source, read for the tests of its layout and its conventions."""
 
 import ast
+import re
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -80,6 +82,18 @@ def imports(path: Path) -> set[str]:
 def project_imports(path: Path) -> set[str]:
     """Return the modules of this project that a file imports, itself and the root left out."""
     return imports(path) & set(modules()) - {module_name(path), "dreamerv2"}
+
+
+def lines_with(pattern: re.Pattern, files: Iterable[Path]) -> list[str]:
+    """Return file:line of every line of a text file in which a pattern occurs."""
+    binary = {".png", ".gif", ".npz", ".pdf"}
+    return [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        if path.suffix not in binary
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if pattern.search(line)
+    ]
 
 
 def offences(files: list[Path], is_bad) -> list[str]:

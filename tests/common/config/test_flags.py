@@ -1,13 +1,12 @@
 """Flags: what a user types becomes a Config or one clear sentence."""
 
-import os
-import resource
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dreamerv2.common.config import flags
@@ -22,17 +21,6 @@ ROOT = Path(__file__).parents[3]
 
 def parse(line: str) -> Config:
     return flags.parse(line.split(), CONFIGS)
-
-
-def run(script: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script in a process of its own, as a user does."""
-    return subprocess.run(
-        [sys.executable, str(script), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
 
 
 # Named configs ----------------------------------------------------------------------------------
@@ -54,16 +42,10 @@ def test_flags_come_in_any_order(line):
     assert parse(line) == expected
 
 
-def test_no_flags_are_the_defaults():
+def test_named_configs_apply_in_order_and_flags_after_them():
     assert parse("") == DEFAULTS
-
-
-def test_named_configs_apply_in_order():
     assert parse("--configs atari debug").time_limit == 100
     assert parse("--configs debug atari").time_limit == 27000
-
-
-def test_flags_win_over_named_configs_wherever_they_stand():
     assert parse("--time_limit 7 --configs atari").time_limit == 7
 
 
@@ -141,17 +123,7 @@ def test_mistakes_get_one_sentence(line, words):
 TOKENS = st.one_of(
     st.sampled_from(
         ["--configs", "--seed", "--rssm.hidden", "--jit", "--grad_heads", "--loss_scales.x", "--"]
-        + [
-            r"--.*\.norm",
-            "--(",
-            "--.*",
-            "--[",
-            "--a{99999999999}",
-            "--seed=",
-            "--=",
-            "-1",
-            "--rssm",
-        ]
+        + r"--.*\.norm --( --.* --[ --a{99999999999} --seed= --= -1 --rssm".split()
         + ["--actor_ent", "linear(1,2,3)", "linear(,,)", "atari", "debug", "1e4", "1e999", "nan"]
         + ["True", "", " ", "\udcff", "\x00", "9" * 5000, "١", "1_0", "decoder", "--help_", "0x1"]
     ),
@@ -160,11 +132,9 @@ TOKENS = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(argv=st.lists(TOKENS, max_size=6))
 def test_any_flags_are_a_config_or_a_sentence(argv):
-    if any(item == "-h" or item.partition("=")[0] in ("--help", "---h") for item in argv):
-        return
+    assume(not {"-h", "--help"} & set(argv))
     for attempt in (lambda: flags.parse(argv, CONFIGS), lambda: DEFAULTS.parse_flags(argv)):
         try:
             assert isinstance(attempt(), Config)
@@ -172,7 +142,6 @@ def test_any_flags_are_a_config_or_a_sentence(argv):
             assert str(error)
 
 
-@settings(max_examples=50, deadline=None)
 @given(key=st.sampled_from(sorted(DEFAULTS.flat)), value=TOKENS)
 def test_any_value_of_any_option_is_a_config_or_a_sentence(key, value):
     try:
@@ -187,38 +156,26 @@ def test_any_value_of_any_option_is_a_config_or_a_sentence(key, value):
 # Scripts and notebooks --------------------------------------------------------------------------
 
 SCRIPT = """
-from dreamerv2.common.config.config import Config
-config = Config({"logdir": "", "a": {"b": 1}}).update({"logdir": "X", "a.b": 2}).parse_flags()
-print(config.logdir, config.a.b)
+import dreamerv2.api as dv2
+print(dv2.defaults.update({"logdir": "X"}).parse_flags().flat)
 """
 
 
-def test_scripts_take_flags(tmp_path):
-    script = tmp_path / "mine.py"
-    script.write_text(SCRIPT)
-    assert run(script).stdout.split() == ["X", "2"]
-    assert run(script, "--a.b", "3").stdout.split() == ["X", "3"]
-    result = run(script, "--a.c", "3")
-    assert result.returncode == 2 and "'a.b'" in result.stderr
-    assert "Traceback" not in result.stderr
-    result = run(script, "--help")
-    assert result.returncode == 0 and "--a.b 2" in result.stdout
+def test_a_script_takes_flags_and_ends_with_one_sentence(tmp_path):
+    def run(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", SCRIPT, *arguments]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return ran.returncode, ran.stdout + ran.stderr
+
+    assert run("--kl.free", "3") == (0, f"{DEFAULTS.update({'logdir': 'X', 'kl.free': 3}).flat}\n")
+    sentence = "Error: There is no option 'kl.fre'. Did you mean 'kl.free'?\n"
+    assert run("--kl.fre", "3") == (2, sentence)
 
 
 @pytest.mark.parametrize("name", ["ipykernel_launcher.py", "ipykernel/__main__.py"])
-def test_notebooks_have_no_flags(name, tmp_path):
-    script = tmp_path / name
-    script.parent.mkdir(exist_ok=True)
-    script.write_text(SCRIPT)
-    result = run(script, "-f", "kernel-1.json")
-    assert result.stdout.split() == ["X", "2"], result.stderr
-
-
-def test_known_only_returns_the_other_arguments():
-    argv = "file --seed 3 --mine a b --jit False --yours=1".split()
-    config, rest = DEFAULTS.parse_flags(argv, known_only=True)
-    assert config == DEFAULTS.update(seed=3, jit=False)
-    assert rest == ["file", "--mine", "a", "b", "--yours", "1"]
+def test_notebooks_have_no_flags(name, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, "-f", "kernel-1.json"])
+    assert DEFAULTS.parse_flags() == DEFAULTS
 
 
 def test_named_configs_are_refused_where_there_are_none():
@@ -228,47 +185,26 @@ def test_named_configs_are_refused_where_there_are_none():
 
 # Help -------------------------------------------------------------------------------------------
 
-HELP = """
-import sys
-from dreamerv2.common.config import flags, paths
-try:
-    flags.parse(sys.argv[1:], paths.load_configs())
-finally:
-    heavy = {"tensorflow", "gymnasium", "gym", "pandas", "numpy"} & set(sys.modules)
-    print("heavy:", *heavy, file=sys.stderr)
-"""
-
 
 @pytest.mark.parametrize("line", ["--help", "-h", "--configs atari --help", "--envs two --help"])
-def test_help_is_quick_and_complete(line, tmp_path):
-    script = tmp_path / "help.py"
-    script.write_text(HELP)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    result = run(script, *line.split())
-    took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-    assert took < 2, "the help text keeps the user waiting"  # processor time: others may be busy
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.strip() == "heavy:", "a heavy package is imported"
+def test_help_shows_every_option_and_named_config(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(line)
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
     for key in DEFAULTS.flat:
-        assert f"--{key} " in result.stdout, f"--help does not mention {key}"
-    for name in CONFIGS:
-        assert name == "defaults" or f"\n  {name}: " in result.stdout, f"--help misses {name}"
-    assert "kl.balance 0.5" in result.stdout and r".*\.norm layer" in result.stdout
+        assert f"\n  --{key} " in shown, f"--help does not mention {key}"
+    for name in set(CONFIGS) - {"defaults"}:
+        assert f"\n  {name}: " in shown, f"--help misses {name}"
+    assert "kl.balance 0.5" in shown and r".*\.norm layer" in shown
+    assert re.search("--imag_horizon 15 +.*agent steps", shown), "value and comment are missing"
+    assert "linear(from,to,steps)" in shown, "the top of configs.yaml is missing"
+    assert max(map(len, shown.splitlines())) <= 100, "lines wrap in a terminal"
 
 
 def test_every_option_and_named_config_has_a_comment():
     comments = flags.option_comments(DEFAULTS.source())
     bare = [key for key in DEFAULTS.flat if len(comments.get(key, "")) < 8]
     assert not bare, "options without a meaning or unit in configs.yaml"
-    for name in CONFIGS:
-        assert name == "defaults" or flags.config_comment(DEFAULTS.source(), name).endswith("."), (
-            name
-        )
-
-
-def test_help_shows_the_comment_and_the_value():
-    text = flags.help_text(DEFAULTS, CONFIGS)
-    line = next(line for line in text.splitlines() if "--imag_horizon" in line)
-    assert line.split(maxsplit=2)[1] == "15" and "agent steps" in line
-    assert "linear(from,to,steps)" in text, "the top of configs.yaml is missing"
-    assert max(map(len, text.splitlines())) <= 100, "lines wrap in a terminal"
+    names = set(CONFIGS) - {"defaults"}
+    assert all(flags.config_comment(DEFAULTS.source(), name).endswith(".") for name in names)

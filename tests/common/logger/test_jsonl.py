@@ -14,7 +14,7 @@ import pytest
 from logs import scalars
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.logger import Logger, jsonl
+from dreamerv2.common.logger import Logger
 from dreamerv2.common.logger.jsonl import JSONLOutput
 from dreamerv2.common.logger.logger import Entry
 from dreamerv2.common.run.when import Counter
@@ -129,18 +129,6 @@ def test_valid_file_is_not_touched(tmp_path):
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("length", [4095, 4096, 4097, 20_000])
-def test_last_line_of_any_length_is_found_again(tmp_path, length):
-    name = "n" * length
-    first = JSONLOutput(tmp_path)
-    first.write(1, scalars(a=1))
-    first.write(2, scalars(**{name: 1}))
-    first.close()
-    second = JSONLOutput(tmp_path)
-    second.write(2, scalars(b=2))
-    assert lines(tmp_path) == [{"step": 1, "a": 1}, {"step": 2, name: 1, "b": 2}]
-
-
 WRITER = """
     import sys
     from dreamerv2.common.logger.jsonl import JSONLOutput
@@ -197,11 +185,6 @@ def test_metrics_file_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Could not write .*file.*metrics.jsonl"):
         JSONLOutput(tmp_path / "file")
-
-
-def test_repair_of_a_file_that_does_not_exist_makes_none(tmp_path):
-    jsonl.repair(tmp_path / "metrics.jsonl", 5)
-    assert not os.listdir(tmp_path)
 
 
 def test_equal_runs_write_equal_bytes(tmp_path):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import numpy as np
@@ -48,16 +47,6 @@ def test_event_file_holds_scalars_videos_and_text(tmp_path):
     assert found.SummaryMetadata("config").plugin_data.plugin_name == "text"
 
 
-def test_order_is_kept_and_flush_waits(tmp_path):
-    output = TensorBoardOutput(tmp_path)
-    for step in range(30):
-        output.write(step, scalars(a=step) + [Entry("video", "v", moving_square(2))])
-    output.flush()
-    assert [x.step for x in events(tmp_path).Scalars("a")] == list(range(30))
-    output.close()
-    output.close()
-
-
 def test_resumed_run_hides_events_beyond_its_checkpoint(tmp_path):
     first = TensorBoardOutput(tmp_path)
     for step in (10, 20, 21, 30):
@@ -76,7 +65,6 @@ def test_unwritable_directory_is_reported_once_and_written_when_it_is_back(tmp_p
     output = TensorBoardOutput(blocked)
     for step in range(3):
         output.write(step, scalars(a=step))
-    output.flush()
     assert capsys.readouterr().out.count("cannot write TensorBoard events") == 1
     blocked.unlink()
     output.write(3, scalars(a=3))
@@ -109,14 +97,12 @@ def file_size_limit():
 def test_full_disk_loses_only_the_entries_without_room(tmp_path, file_size_limit, capsys):
     output = TensorBoardOutput(tmp_path)
     output.write(0, scalars(a=0))
-    output.flush()
     (path,) = tmp_path.iterdir()
     size = path.stat().st_size
     file_size_limit(1000)
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 1), np.uint8)
     for step in (1, 2):
         output.write(step, scalars(a=step) + [Entry("video", "v", noise)])
-    output.flush()
     file_size_limit(10**9)
     assert path.stat().st_size == size, "half a record was left behind"
     output.write(3, scalars(a=3))
@@ -130,31 +116,10 @@ def test_completely_full_disk_collects_no_empty_files(tmp_path, file_size_limit)
     file_size_limit(0)
     for step in range(3):
         output.write(step, scalars(a=step))
-    output.flush()
     left = os.listdir(tmp_path)
     file_size_limit(10**9)
     output.close()
     assert left == []
-
-
-def test_bug_in_the_writing_thread_reaches_the_caller(tmp_path):
-    output = TensorBoardOutput(tmp_path)
-    output.write(0, [Entry("video", "v", "no array")])
-    with pytest.raises(Exception, match="video|shape|str"):
-        output.flush()
-    output.write(1, scalars(a=1))
-    output.close()
-    assert [x.step for x in events(tmp_path).Scalars("a")] == [1]
-
-
-def test_close_ends_the_thread_and_the_file(tmp_path):
-    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
-    for number in range(5):
-        output = TensorBoardOutput(tmp_path / str(number))
-        output.write(0, scalars(a=1))
-        output.close()
-    assert threading.active_count() == threads
-    assert len(os.listdir("/proc/self/fd")) == files
 
 
 def test_logging_does_not_import_tensorflow(tmp_path):

@@ -24,15 +24,15 @@ class Bench:
         self.optimizer = Optimizer("opt", "test", self.variables, self.config, scaled)
         self.step = tf.function(self._step)
 
-    def _step(self, grads):
+    def _step(self, grads, step):
         with tf.GradientTape() as tape:
             pairs = zip(grads, self.variables, strict=True)
             loss = self.optimizer.scale(tf.add_n([tf.reduce_sum(g * v) for g, v in pairs]))
-        return self.optimizer.minimize(tape, loss)
+        return self.optimizer.minimize(tape, loss, step)
 
-    def update(self, grads):
+    def update(self, grads, step=0):
         dtype = self.variables[0].dtype
-        return self.step([tf.constant(grad, dtype) for grad in grads])
+        return self.step([tf.constant(grad, dtype) for grad in grads], tf.constant(step, tf.int64))
 
 
 def gradients(seed, size=1.0):
@@ -64,6 +64,30 @@ def test_adam_by_hand():
         assert_close(variable, before - 0.01 * np.sign(grad), "first step of Adam")
 
 
+@pytest.mark.parametrize("opt", SLOTS)
+def test_a_schedule_gives_the_learning_rate_of_each_step(opt):
+    """At step 0 as with its first value, and at its end as with its last."""
+    scheduled = Bench(opt=opt, lr="linear(0.01,0.002,1000)")
+    for step, lr in ((0, 0.01), (500, 0.006), (1000, 0.002)):
+        constant = Bench(opt=opt, lr=lr)
+        for mine, other in zip(state_variables(constant), state_variables(scheduled), strict=True):
+            mine.assign(other)
+        metrics = scheduled.update(gradients(1), step)
+        assert_close(metrics["test_lr"], lr, f"learning rate at step {step}")
+        assert "test_lr" not in constant.update(gradients(1), step), "a constant is no metric"
+        for one, other in zip(constant.variables, scheduled.variables, strict=True):
+            assert_close(one, other, f"{opt} at step {step}")
+
+
+def test_a_constant_learning_rate_adds_nothing_to_the_graph():
+    def operations(step):
+        bench = Bench(lr=0.01)
+        grads = [tf.TensorSpec(shape, "float64") for shape in SHAPES]
+        return len(bench.step.get_concrete_function(grads, step).graph.get_operations())
+
+    assert operations(0) == operations(tf.TensorSpec([], "int64")) - 1, "the step's own input"
+
+
 def test_decay_does_not_depend_on_the_learning_rate_and_needs_no_gradient():
     bench = Bench(lr=0.0, clip=1.0, wd=0.1)
     bench.update([np.zeros(shape) for shape in SHAPES])
@@ -82,9 +106,13 @@ def test_clipping_is_by_the_global_norm(size, clip):
         assert_close(variable, before - factor * grad, f"clip {clip} of norm {norm}")
 
 
-def state_of(bench):
+def state_variables(bench):
     slots = [slot for slots in bench.optimizer.slots for slot in slots]
-    return [x.numpy().copy() for x in (*bench.variables, *slots, bench.optimizer.step)]
+    return *bench.variables, *slots, bench.optimizer.step
+
+
+def state_of(bench):
+    return [x.numpy().copy() for x in state_variables(bench)]
 
 
 def test_loss_scaling_changes_no_update():

@@ -19,6 +19,7 @@ CASES = {
     "linear(0.5, 2, 1000)": lambda step: 0.5 + 1.5 * clip(step / 1000),
     " linear(-1,-3,1e4) ": lambda step: -1 - 2 * clip(step / 1e4),
     "linear (1,0,1e4)": lambda step: 1 - clip(step / 1e4),
+    "delayed(1,0.2,2e3,1e4)": lambda step: 1 - 0.8 * clip((step - 2e3) / 1e4),
     "warmup(1e4,0.3)": lambda step: 0.3 * clip(step / 1e4),
     "exp(1,0.1,1000)": lambda step: 0.1 + 0.9 * 2.0 ** (-step / 1000),
     "exp(0, 2, 5e3)": lambda step: 2 - 2 * 2.0 ** (-step / 5e3),
@@ -51,6 +52,12 @@ def test_the_config_accepts_exactly_the_schedules_that_exist():
 
 def test_the_duration_is_where_the_config_says():
     """At half of the duration every schedule is half of the way."""
-    halves = {"linear(1,3,10)": 2, "warmup(10,3)": 1.5, "exp(1,3,5)": 2, "horizon(2,4,10)": 2 / 3}
+    halves = {
+        "linear(1,3,10)": 2,
+        "delayed(1,3,0,10)": 2,
+        "warmup(10,3)": 1.5,
+        "exp(1,3,5)": 2,
+        "horizon(2,4,10)": 2 / 3,
+    }
     for spec, expected in halves.items():
         assert_close(schedule(spec, tf.constant(5)), expected, spec)

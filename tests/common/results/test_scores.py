@@ -77,7 +77,7 @@ def test_other_spellings_find_their_reference(name, task):
 
 def test_unknown_baseline_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'rainbow'"):
-        scores.baselines(["rainbo"])
+        scores.check_baselines(["rainbo"])
 
 
 @pytest.mark.parametrize("count", range(1, 14))
