@@ -5,7 +5,6 @@
 `train` is the whole loop, to be read from top to bottom; `main` is the command line.
 """
 
-import contextlib
 import errno
 import functools
 import os
@@ -153,10 +152,7 @@ def run(
         )
     logdir = Path(config.logdir).expanduser()
     if not own and not os.path.isfile(logdir / "config.yaml"):
-        # A misspelt task or key leaves nothing behind.
-        with contextlib.closing(envs.make_env(config.task, config)) as env:
-            shapes = {key: space.shape for key, space in env.observation_space.items()}
-        validation.check_keys(config.encoder, shapes)
+        envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
     with RunLock(logdir):
         # The steps in metrics.jsonl are frames. For a user's own environments `task` is a label.
         prepare(config, ["action_repeat"] if own else ["action_repeat", "task"])

@@ -5,7 +5,7 @@ A rule takes a value and returns what the value must be ("at least 1") when it i
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -233,13 +233,3 @@ def decoder_kernels(size: int) -> tuple[int, ...]:
         missing -= weight * share
         kernels.append(share + 2)
     return tuple(kernels)
-
-
-def check_keys(encoder: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse patterns of the encoder that match no observation; shapes by key."""
-    cnn, mlp = encoder.cnn_keys, encoder.mlp_keys
-    if not any(re.match(cnn if len(shape) == 3 else mlp, key) for key, shape in shapes.items()):
-        raise UserError(
-            f"No observation is left for the encoder: --encoder.cnn_keys '{cnn}' and "
-            f"--encoder.mlp_keys '{mlp}' match none of {', '.join(shapes)}."
-        )

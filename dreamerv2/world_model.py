@@ -11,7 +11,6 @@ from dreamerv2.common.nn.recurrence import scan
 from dreamerv2.common.nn.variables import Init
 from dreamerv2.losses import kl_balance
 from dreamerv2.rssm import RSSM, State
-from dreamerv2.validation import check_keys
 
 Batch = Mapping[str, tf.Tensor]  # key -> [B, T, ...]
 Sequence = dict[str, tf.Tensor]  # of imagined states, see WorldModel.imagine
@@ -36,7 +35,6 @@ class WorldModel(tf.Module):
         shapes = {k: s for k, s in shapes.items() if is_trained(k)}
         self.scalars = [key for key, shape in shapes.items() if shape == ()]
         self.shapes = {key: shape or (1,) for key, shape in shapes.items()}
-        check_keys(config.encoder, self.shapes)
         self.encoder = Encoder(init / "encoder", self.shapes, config.encoder)
         self.rssm = RSSM(init / "rssm", self.encoder.size, actions, config.rssm)
         size = self.rssm.feat_size

@@ -107,6 +107,11 @@ class Encoder(tf.Module):
             inputs = sum(shapes[key][0] for key in self.vectors)
             self.mlp = MLP(init / "mlp", inputs, config.mlp_layers, config.act, config.norm)
             self.size += self.mlp.size
+        if not self.size:
+            raise UserError(
+                f"No observation is left for the encoder: --encoder.cnn_keys '{config.cnn_keys}'"
+                f" and --encoder.mlp_keys '{config.mlp_keys}' match none of {', '.join(shapes)}."
+            )
 
     def _make_convs(self, init, shapes, config):
         height, width, _ = shapes[self.images[0]]

@@ -17,10 +17,6 @@ MISTAKES = {
     "unknown game": (["--task", "atari_pogn"], ["'pogn'", "'pong'"]),
     "unknown suite": (["--task", "nintendo_mario"], ["atari, crafter, dmc, gym, minigrid"]),
     "no task": (["--task", "atari"], ["'atari'", "name after the suite"]),
-    "keys of no observation": (
-        ["--configs", "vectors", "--task", "gym_CartPole-v1", "--encoder.mlp_keys", "speed"],
-        ["--encoder.cnn_keys", "--encoder.mlp_keys 'speed' match none of observation"],
-    ),
     "unknown gym environment": (["--task", "gym_CartPool-v1"], ["CartPool-v1", "CartPole-v1"]),
 }
 
