@@ -1,32 +1,10 @@
 """Exceptions: one sentence for the user, and files that are damaged."""
 
 import difflib
-import struct
 import sys
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-# Raised by the readers of zip, .npy, JSON and YAML files where the content is malformed.
-PARSE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-)
 
 
 class UserError(Exception):

@@ -16,15 +16,8 @@ def replacing(
     """Open a temporary file that takes the place of `path` when the block succeeds.
 
     The data are on the disk before the rename, and the rename is before the return. The next
-    writer overwrites the temporary file of a killed process.
-
-    Args:
-        path: in an existing folder.
-        mode, options: as for `open`.
-        concurrent: several processes may write `path` at the same time.
-
-    Raises:
-        UserError: the file cannot be written (the disk is full); `path` is then unchanged.
+    writer overwrites the temporary file of a killed process. `concurrent`: several processes may
+    write `path` at the same time. Raises UserError (disk full); `path` is then unchanged.
     """
     path = Path(path)
     process = f".{os.getpid()}" if concurrent else ""

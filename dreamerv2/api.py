@@ -36,7 +36,7 @@ __all__ = ["Policy", "UserError", "configs", "defaults", "load", "train"]
 configs: dict[str, dict] = paths.load_configs()  # name -> changes of the defaults
 defaults: Config = Config(configs.pop("defaults"))
 end_scripts_plainly()
-rendering.prepare_rendering()  # in a script that has imported TensorFlow before
+rendering.load_mesa()  # before a script of the user renders, or imports TensorFlow itself
 
 
 def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None = None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import DamagedFile, UserError
-from dreamerv2.common.replay.episode import FileCache, StoredEpisode, trained_on
+from dreamerv2.common.replay.episode import ArrayCache, StoredEpisode, trained_on
 from dreamerv2.common.run.checkpoint import Checkpoint, load_version
 from dreamerv2.learner import load_agent
 
@@ -101,7 +101,7 @@ def read_weights(config: Config) -> Weights:
     if loaded is None:
         inside = path / "checkpoints"
         path = inside if inside.is_dir() or not config.checkpoint else path
-        loaded = Checkpoint(path, readonly=True).load()
+        loaded = Checkpoint(path).load()
     if loaded is None:
         raise UserError(
             f"There is no checkpoint in {path}: train until the first one is saved, or give the "
@@ -159,13 +159,13 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
     length = min(length, max((episode.rows for episode in episodes), default=0))
     if length < 2:
         raise UserError(f"{run} holds no whole episode yet, so there is nothing to dream about.")
-    generator, rows, files = np.random.default_rng(seed), [], FileCache()
+    generator, rows, cache = np.random.default_rng(seed), [], ArrayCache()
     for episode in (e for e in episodes if e.rows >= length):
         start = int(generator.integers(episode.rows - length + 1))
         keys = {key: member for key, member in episode.layout.items() if trained_on(key)}
         row = {key: np.empty((length, *m.shape), m.dtype) for key, m in keys.items()}
         try:
-            episode.read(start, row, files)
+            episode.read(start, row, cache)
         except DamagedFile as problem:
             print(f"Passed over {episode.path}: {problem}.", flush=True)
             continue
@@ -173,7 +173,6 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
         rows.append(row)
         if len(rows) == count:
             break
-    files.close()
     if not rows:
         raise UserError(f"No episode in {run} can be read, so there is nothing to dream about.")
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from dreamerv2.common.errors import PARSE_ERRORS, UserError
+from dreamerv2.common.errors import UserError
 from dreamerv2.common.files import replacing
 
 
@@ -36,11 +36,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(error.problem or error.context).split())
         raise UserError(f"{path}{line}: this is not valid YAML: {problem}.") from None
-    except (YAMLError, *PARSE_ERRORS) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{path}: this is not valid YAML: {problem}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except Exception as error:  # ruamel raises many kinds for a damaged file
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: this is not valid YAML: {problem}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: this must be a mapping of names to values.")
     return content

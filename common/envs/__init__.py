@@ -36,9 +36,6 @@ def make_env(task: str, config: Mapping, mode: str = "train", seed: int = 0) -> 
       mode: 'train' or 'eval'.
       seed: of suites that draw random numbers while they make the environment. ``reset(seed=...)``
         seeds the episodes.
-
-    Raises:
-      UserError: unknown suite or name, or the suite's package is missing.
     """
     suite, name = _split(task)
     return _suite_module(suite).make(name, config, mode, seed)
@@ -47,21 +44,14 @@ def make_env(task: str, config: Mapping, mode: str = "train", seed: int = 0) -> 
 def make_vector_env(
     task: str, config: Mapping, count: int, parallel: str, mode: str, seeds: Sequence[int]
 ) -> gymnasium.vector.VectorEnv:
-    """Make ``count`` environments that step together; finished ones wait for a reset mask.
+    """Make ``count`` environments of a task that step together, see ``vectorize``.
 
     Args:
-      config: as for ``make_env``; also reads env_restarts and env_timeout.
-      parallel: 'none' (in this process, one after the other) or 'process' (one process each).
-      seeds: one for each environment; the first reset uses it.
-
-    Raises:
-      UserError: as ``make_env``, and for an unknown ``parallel``.
+      seeds: one for each environment; its first reset uses it, too.
     """
     _suite_module(_split(task)[0])
-    if len(seeds) != count or count < 1:
-        raise UserError(f"{count} environments need {count} seeds (at least 1), not {len(seeds)}.")
     make = functools.partial(make_env, task, config, mode)
-    constructors = [functools.partial(make, int(seed)) for seed in seeds]
+    constructors = [functools.partial(make, int(seeds[index])) for index in range(count)]
     return vectorize(constructors, parallel, config, seeds)
 
 
@@ -77,13 +67,13 @@ def vectorize(
       constructors: each returns an environment that keeps the contract of this package (see
         ``gym.wrap`` for a user's own). For 'process' they travel to another process: functions
         defined in a script or a notebook are fine.
+      parallel: 'none' (in this process, one after the other) or 'process' (one process each).
       config: reads env_restarts and env_timeout, if given.
       seeds: of the first resets, and the origin of the seeds after a restart.
     """
     restarts = int(getattr(config, "env_restarts", 0))
     if parallel == "none":
         return SerialVectorEnv(constructors, restarts, seeds)
-    assert parallel == "process", parallel
     timeout = float(getattr(config, "env_timeout", 0))
     return ProcessVectorEnv(constructors, restarts, seeds, timeout)
 

@@ -23,11 +23,7 @@ FILENAME = "spaces.json"
 
 
 def save(logdir: Path, envs: gymnasium.vector.VectorEnv) -> None:
-    """Write the spaces of a run's environments into its folder, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write the spaces of a run's environments into its folder, whole or not at all."""
     inner = getattr(envs, "inner", None)  # only our own vectors have it, and our wrappers
     observation = inner.observation_space if inner else envs.single_observation_space
     action = inner.action_space if inner else envs.single_action_space
@@ -38,11 +34,7 @@ def save(logdir: Path, envs: gymnasium.vector.VectorEnv) -> None:
 
 
 def load(logdir: Path) -> tuple[gymnasium.Space, gymnasium.Space]:
-    """Return the observation and the action space that ``save`` wrote.
-
-    Raises:
-        UserError: there is no such file, or it holds something else.
-    """
+    """Return the observation and the action space that ``save`` wrote."""
     path = logdir / FILENAME
     try:
         content = json.loads(path.read_text())
@@ -67,11 +59,8 @@ def encode(space: gymnasium.Space) -> dict[str, Any]:
     if isinstance(space, Discrete):
         return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, MultiDiscrete):
-        return {
-            "kind": "MultiDiscrete",
-            "nvec": space.nvec.tolist(),
-            "start": space.start.tolist(),
-        }
+        numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"kind": "MultiDiscrete", **numbers}
     if isinstance(space, MultiBinary):
         return {"kind": "MultiBinary", "n": space.n if len(space.shape) == 1 else list(space.shape)}
     if space.dtype is not None and space.dtype.kind == "U":
@@ -117,15 +106,15 @@ class SpaceAdapter:
     Args:
         observation_space, action_space: the environment's own.
         config: of the run.
-
-    Raises:
-        UserError: a space is not supported.
     """
 
     def __init__(
         self, observation_space: gymnasium.Space, action_space: gymnasium.Space, config: Config
     ):
-        self._stub = _StubEnv(_without_logs(observation_space), action_space)
+        if isinstance(observation_space, Dict):  # a player need not provide entries for the log
+            trained = {k: v for k, v in observation_space.items() if not k.startswith("log_")}
+            observation_space = Dict(trained)
+        self._stub = _StubEnv(observation_space, action_space)
         # Each call is one step of the agent; repeats and the end of the episode are the caller's.
         config = config.update({"action_repeat": 1, "time_limit": 0})
         self._env = wrappers.standardize(convert.DictObs(self._stub), config)
@@ -133,11 +122,7 @@ class SpaceAdapter:
         self.action_space = self._env.action_space
 
     def observe(self, obs: Any) -> dict[str, np.ndarray]:
-        """Convert an observation of the environment to the agent's.
-
-        Raises:
-            UserError: it does not fit the spaces; names the key.
-        """
+        """Convert an observation of the environment to the agent's."""
         self._stub.obs = obs
         return self._env.reset()[0]
 
@@ -161,10 +146,3 @@ class _StubEnv(gymnasium.Env):
     def step(self, action: Any):
         self.action = action
         return self.obs, 0.0, False, False, {}
-
-
-def _without_logs(space: gymnasium.Space) -> gymnasium.Space:
-    """Leave out entries that are only logged in training, which a player need not provide."""
-    if not isinstance(space, Dict):
-        return space
-    return Dict({key: inner for key, inner in space.items() if not key.startswith("log_")})

@@ -30,11 +30,7 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
 
 
 def find_game(name: str) -> str:
-    """The ROM's own spelling of a game's name: 'james_bond' -> 'jamesbond'.
-
-    Raises:
-      UserError: no ROM has that name; the nearest one is named.
-    """
+    """Return the ROM's own spelling of a game's name: 'james_bond' -> 'jamesbond'."""
     games = _games()
     rom = games.get(name.replace("_", "").lower())
     if rom is None:
@@ -59,7 +55,6 @@ class Atari(gymnasium.Env):
     """One game: observations ``{"image": uint8 [H, W, 1 or 3]}``, a Discrete action space.
 
     Args:
-      game: snake_case name.
       size: height and width of the image in pixels.
       action_repeat: emulator frames for each step; the image is the maximum of the last two, or
         the very last frame where the episode ends inside the repeats.
@@ -67,7 +62,6 @@ class Atari(gymnasium.Env):
       all_actions: all 18 actions of the joystick instead of those the game uses.
       noops: an episode begins with one to ``noops`` no-op frames.
       sticky: the probability, each frame, that the previous action is executed again.
-      seed: of the emulator and of the number of no-ops.
     """
 
     metadata = {"render_modes": ["rgb_array"]}

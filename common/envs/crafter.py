@@ -2,7 +2,7 @@
 
 import collections
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import crafter
@@ -11,17 +11,13 @@ import numpy as np
 from crafter.engine import World
 
 from dreamerv2.common.envs import wrappers
-from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.errors import UserError, cannot_write, nearest
 
 NAMES = ("reward", "noreward")
 
 
 def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
-    """Make Crafter; ``noreward`` trains with reward 0, but is evaluated with the true one.
-
-    Raises:
-      UserError: another name, or an action_repeat other than 1.
-    """
+    """Make Crafter; ``noreward`` trains with reward 0, but is evaluated with the true one."""
     if name not in NAMES:
         raise UserError(
             f"Crafter has the tasks crafter_reward and crafter_noreward, not 'crafter_{name}'."
@@ -39,10 +35,8 @@ class StatsRecorder(gymnasium.Wrapper):
     """Append a line to ``directory``/stats.jsonl for every finished episode.
 
     The lines are those of crafter.Recorder, from which the official score is computed: length,
-    reward (the true one), and the count of every achievement.
-
-    Raises (in step):
-      UserError: the file cannot be written.
+    reward (the true one), and the count of every achievement. (That recorder would miss an episode
+    which ends by the option time_limit.)
     """
 
     def __init__(self, env: gymnasium.Env, directory: Path):
@@ -71,10 +65,7 @@ class StatsRecorder(gymnasium.Wrapper):
             with self._path.open("a") as file:  # one write, since several environments append
                 file.write(json.dumps(stats) + "\n")
         except OSError as error:
-            raise UserError(
-                f"Could not write {self._path}: {error.strerror}. Make room or correct the "
-                "permissions, then run the same command."
-            ) from error
+            raise cannot_write(self._path, error) from error
 
 
 class Crafter(gymnasium.Env):
@@ -139,22 +130,11 @@ class _OrderedWorld(World):
         self._chunks = collections.defaultdict(_OrderedSet)
 
 
-class _OrderedSet:
+class _OrderedSet(dict):
     """The methods of a set that Crafter uses, in order of insertion."""
 
-    def __init__(self):
-        self._items: dict = {}
-
-    def __iter__(self) -> Iterator:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
+    remove = dict.pop
 
     def add(self, item) -> None:
         """Add at the end, unless present."""
-        self._items[item] = None
-
-    def remove(self, item) -> None:
-        """Remove an item that is present."""
-        del self._items[item]
+        self[item] = None

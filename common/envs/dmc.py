@@ -7,7 +7,7 @@ dmc_locom_TASK      dm_control.locomotion.examples.basic_rodent_2020, e.g. roden
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import gymnasium
 import numpy as np
@@ -26,11 +26,7 @@ CAMERAS = {
 
 
 def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
-    """Make a task. The observation has its vectors, its own cameras, and 'image' of dmc_camera.
-
-    Raises:
-      UserError: unknown task or camera, or nothing renders on this machine.
-    """
+    """Make a task. The observation has its vectors, its own cameras, and 'image' of dmc_camera."""
     render = rendering.choose_backend()
     if not render and name.startswith(("manip_", "locom_")):
         raise UserError(
@@ -51,11 +47,7 @@ class DMC(gymnasium.Env):
     Args:
       load: ``load(seed)`` makes the environment.
       size: height and width of the image, or None to leave it out.
-      camera: number of the camera of the image.
       action_repeat: simulator steps for each step; rewards add up.
-
-    Raises:
-      UserError: the task has no such camera.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -71,16 +63,20 @@ class DMC(gymnasium.Env):
         self._load = load
         self._env = load(seed)
         if size is not None:
-            _check_camera(camera, self._env.physics.model.ncam)
+            count = self._env.physics.model.ncam
+            if not -1 <= camera < count:  # for MuJoCo, -1 is a camera that moves freely
+                raise UserError(
+                    f"dmc_camera is {camera}, but the task has {count} cameras, which are numbered "
+                    "from 0; -1 chooses the one that shows the task."
+                )
         self._size = size
         self.render_mode = "rgb_array" if size else None
         self._camera = camera
         self._repeats = action_repeat
         self._fresh_seed: int | None = seed
-        inner = {
-            key: _box(spec) for key, spec in self._env.observation_spec().items() if _size(spec)
-        }
-        self._keys = list(inner)
+        specs = self._env.observation_spec().items()
+        inner = {key: _box(spec) for key, spec in specs if np.prod(spec.shape)}
+        self._shapes = {key: box.shape for key, box in inner.items()}
         if size is not None:
             inner["image"] = gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(inner)
@@ -123,53 +119,48 @@ class DMC(gymnasium.Env):
                 env.physics.free()
 
     def _observe(self, time_step) -> dict[str, np.ndarray]:
-        obs = {key: _unbatch(np.asarray(time_step.observation[key])) for key in self._keys}
+        values = time_step.observation
+        obs = {key: np.reshape(values[key], shape) for key, shape in self._shapes.items()}
         if self._size is not None:
             obs["image"] = self._env.physics.render(*self._size, camera_id=self._camera)
         return obs
 
 
 def _loader(name: str) -> Callable:
+    """Return the function that makes the task from a seed."""
     kind, _, task = name.partition("_")
+    # Modules are imported only now, because dm_control fixes the rendering backend.
     if kind == "manip":
-        return _manipulation(task)
+        from dm_control import manipulation
+
+        tasks = [t.removesuffix("_vision") for t in manipulation.get_environments_by_tag("vision")]
+        _check_name("manipulation", task, tasks)
+        return lambda seed: manipulation.load(f"{task}_vision", seed=seed)
     if kind == "locom":
-        return _locomotion(task)
-    from dm_control import suite  # only now: importing it fixes the rendering backend
+        from dm_control.locomotion.examples import basic_rodent_2020 as rodent
+
+        _check_name("locomotion", task, [t for t in dir(rodent) if t.startswith("rodent_")])
+        return lambda seed: _OwnRandomness(getattr(rodent, task), seed % 2**32)
+    from dm_control import suite
 
     tasks = {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
     full = f"ball_in_{name}" if kind == "cup" else name
-    if full not in tasks:
-        raise UserError(f"The control suite has no task '{name}'.{nearest(full, tasks)}")
+    _check_name("control suite", full, tasks)
     domain, task = tasks[full]
     return lambda seed: suite.load(domain, task, task_kwargs={"random": seed})
 
 
-def _manipulation(task: str) -> Callable:
-    from dm_control import manipulation
-
-    tasks = [t.removesuffix("_vision") for t in manipulation.get_environments_by_tag("vision")]
+def _check_name(part: str, task: str, tasks: Iterable[str]) -> None:
     if task not in tasks:
-        raise UserError(f"There is no manipulation task '{task}'.{nearest(task, tasks)}")
-    return lambda seed: manipulation.load(f"{task}_vision", seed=seed)
-
-
-def _locomotion(task: str) -> Callable:
-    from dm_control.locomotion.examples import basic_rodent_2020
-
-    tasks = [t for t in dir(basic_rodent_2020) if t.startswith("rodent_")]
-    if task not in tasks:
-        raise UserError(f"There is no locomotion task '{task}'.{nearest(task, tasks)}")
-    function = getattr(basic_rodent_2020, task)
-    return lambda seed: _OwnRandomness(function, seed % 2**32)
+        raise UserError(f"dm_control has no {part} task '{task}'.{nearest(task, tasks)}")
 
 
 class _OwnRandomness:
     """A rodent task that is identical in every run with the same seed.
 
     dm_control draws walls, colours and the walker's direction from NumPy's global generator, not
-    from its argument ``random_state``. Here the global generator has a state of this environment's
-    own while the code of the task runs, and its former state again afterwards.
+    from its argument ``random_state``. So while the code of the task runs, the global generator has
+    a state of this environment's own.
     """
 
     def __init__(self, function: Callable, seed: int):
@@ -178,11 +169,9 @@ class _OwnRandomness:
         self._env = self._run(lambda: function(random_state=random))
 
     def reset(self):
-        """Begin an episode."""
         return self._run(self._env.reset)
 
     def step(self, action: np.ndarray):
-        """Apply one action."""
         return self._run(lambda: self._env.step(action))
 
     def __getattr__(self, name: str):
@@ -198,29 +187,9 @@ class _OwnRandomness:
             np.random.set_state(others)  # noqa: NPY002
 
 
-def _check_camera(camera: int, count: int) -> None:
-    if not -1 <= camera < count:  # for MuJoCo, -1 is a camera that moves freely
-        raise UserError(
-            f"dmc_camera is {camera}, but the task has {count} cameras, which are numbered from 0; "
-            "-1 chooses the one that shows the task."
-        )
-
-
-def _size(spec) -> int:
-    return int(np.prod(spec.shape))
-
-
 def _box(spec) -> gymnasium.spaces.Box:
-    shape = spec.shape[1:] if _batched(spec.shape) else spec.shape
+    # Manipulation tasks return a history of length one in front of every observation.
+    shape = spec.shape[1:] if len(spec.shape) > 1 and spec.shape[0] == 1 else spec.shape
     if spec.dtype == np.uint8:
         return gymnasium.spaces.Box(0, 255, shape, np.uint8)
     return gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float64)
-
-
-def _batched(shape: tuple[int, ...]) -> bool:
-    # Manipulation tasks return a history of length one in front of every observation.
-    return len(shape) > 1 and shape[0] == 1
-
-
-def _unbatch(value: np.ndarray) -> np.ndarray:
-    return value[0] if _batched(value.shape) else value

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
 from typing import Any
 
@@ -23,12 +23,8 @@ _log = logging.getLogger(__name__)
 def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
     """Make a registered environment by its id, such as 'CartPole-v1' or 'module:Name-v0'.
 
-    Args:
-      config: as for `wrap`; with its mode 'eval', ``render()`` returns images if the environment
-        offers them (the evaluations of a training run film nothing).
-
-    Raises:
-      UserError: neither gymnasium nor an installed old gym knows the id, or it cannot be made.
+    With config.mode 'eval', ``render()`` returns images if the environment offers them (the
+    evaluations of a training run film nothing).
     """
     rendering.prepare_rendering()
     rendering.choose_without_display()
@@ -48,23 +44,18 @@ def wrap(env: Any, config: Mapping) -> gymnasium.Env:
 
     Args:
       env: has reset() and step(), whose results may be gymnasium's or old gym's (4 or 5 entries).
-      config: reads render_size, action_repeat, time_limit.
-
-    Raises:
-      UserError: its spaces are not supported, it is no environment, or it needs a display.
     """
     _check_single(env)
-    opens_window = getattr(env, "render_mode", None) == "human"
-    if opens_window and hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
-        rendering.check_display()
+    if hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
+        rendering.check_display(env.render_mode)
     rendering.prepare_rendering()
     return _prepare(env, config)
 
 
 def _check_single(env: Any) -> None:
     """Refuse everything but one environment of one agent."""
-    parts = ("reset", "step", "observation_space", "action_space")
-    missing = " and no ".join(name for name in parts if not hasattr(env, name))
+    needed = ("reset", "step", "observation_space", "action_space")
+    missing = " and no ".join(name for name in needed if not hasattr(env, name))
     if missing:
         hint = ""
         if isinstance(env, str):
@@ -86,9 +77,6 @@ class AnyGym(gymnasium.Env):
 
     An old environment's episode that is done is truncated, not terminated, if the step's info has
     a true ``TimeLimit.truncated`` or a false ``is_terminal``.
-
-    Raises:
-      UserError: a space, or the result of reset or step, has no known form.
     """
 
     def __init__(self, env: Any):
@@ -106,8 +94,7 @@ class AnyGym(gymnasium.Env):
         if seed is not None and "seed" not in known and hasattr(self._env, "seed"):
             self._env.seed(seed)
         result = self._env.reset(**known)
-        pair = isinstance(result, tuple) and len(result) == 2
-        if pair and isinstance(result[1], dict | None):
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict | None):
             return result[0], result[1] or {}
         return result, {}
 
@@ -120,8 +107,7 @@ class AnyGym(gymnasium.Env):
         if count != 4:
             raise UserError(
                 "The environment's step() must return (obs, reward, terminated, truncated, info), "
-                f"or the (obs, reward, done, info) of old gym, not {type(result).__name__}"
-                f"{f' of {count}' if count else ''}."
+                f"or the (obs, reward, done, info) of old gym, not {result!r}."
             )
         obs, reward, done, info = result
         info = info or {}
@@ -135,21 +121,11 @@ class AnyGym(gymnasium.Env):
         return self._env.render()
 
     def try_rendering(self) -> None:
-        """Let an environment of before gym 0.26 render images, if it can do so here.
-
-        Such an environment has no render mode; `render` takes the mode as an argument.
-        """
+        """Let an environment of before gym 0.26, which has no render mode, draw if it can."""
         offered = "rgb_array" in self.metadata.get("render.modes", ())
-        if self.render_mode is not None or not offered or not self._render_takes_mode():
-            return
-        try:
-            self.reset()
-            frame = np.asarray(self.render())
-        except Exception as error:
-            _log.info("The environment %r renders no images: %s", self._env, error)
-            return
-        if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
-            self.render_mode = "rgb_array"
+        if self.render_mode is None and offered and self._render_takes_mode():
+            with _logged_failures(self._env):
+                self.render_mode = "rgb_array" if _draws(self) else None
 
     def _render_takes_mode(self) -> bool:
         render = getattr(self._env, "render", None)
@@ -162,11 +138,7 @@ class AnyGym(gymnasium.Env):
 
 
 def convert_space(space: Any) -> gymnasium.Space:
-    """Return the gymnasium space that equals a space of old gym, found by its class name.
-
-    Raises:
-      UserError: there is no such space.
-    """
+    """Return the gymnasium space that equals a space of old gym, found by its class name."""
     if isinstance(space, gymnasium.Space):
         return space
     kinds = [kind.__name__ for kind in type(space).__mro__]
@@ -188,20 +160,13 @@ def convert_space(space: Any) -> gymnasium.Space:
 
 def _reset_takes(env: Any) -> set[str]:
     """Return the arguments of reset(); a wrapper's ``**kwargs`` go to the environment inside."""
-    names: set[str] = set()
-    while hasattr(env, "reset"):
-        try:
-            parameters = inspect.signature(env.reset).parameters
-        except (TypeError, ValueError):  # a compiled function has no signature
-            return names
-        names |= set(parameters)
-        if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-            return names
-        inner = getattr(env, "env", None)
-        if isinstance(env, gymnasium.Env) or inner is env:  # gymnasium's API has both
-            break
-        env = inner
-    return names | {"seed", "options"}
+    parameters = inspect.signature(env.reset).parameters
+    names = set(parameters)
+    if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return names
+    if isinstance(env, gymnasium.Env) or not hasattr(env, "env"):  # gymnasium's API has both
+        return names | {"seed", "options"}
+    return names | _reset_takes(env.env)
 
 
 def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
@@ -214,8 +179,8 @@ def _prepare(env: Any, config: Mapping) -> gymnasium.Env:
 def _registered(name: str) -> Any:
     if not re.fullmatch(r"([^:.][^:]*:)?[^:]+", name):
         raise UserError(f"'gym_{name}' is no task; write gym_NAME-v0 or gym_MODULE:NAME-v0.")
-    module = name.partition(":")[0].partition(".")[0] if ":" in name else None
-    if module and importlib.util.find_spec(module) is None and _CurrentFolder not in sys.meta_path:
+    module = name.rpartition(":")[0].partition(".")[0]
+    if module and importlib.util.find_spec(module) is None:
         sys.meta_path.append(_CurrentFolder)
     try:
         # CheckSpaces takes the place of gymnasium's own checker, which is slow.
@@ -238,10 +203,8 @@ def _registered(name: str) -> Any:
 def task_of_suite(name: str) -> str | None:
     """Return the task that a bare id means, or None: 'ALE/Pong-v5' -> 'atari_pong'."""
     base = re.sub(r"-v\d+$", "", name)
-    if base.startswith("MiniGrid-"):
-        return f"minigrid_{base.removeprefix('MiniGrid-')}"
-    if base.startswith("BabyAI-"):
-        return f"minigrid_{name}"
+    if base.startswith(("MiniGrid-", "BabyAI-")):
+        return f"minigrid_{name.removeprefix('MiniGrid-').removesuffix('-v0')}"
     if base in ("CrafterReward", "CrafterNoReward"):
         return f"crafter_{base.removeprefix('Crafter').lower()}"
     if base.startswith("dm_control/"):
@@ -254,7 +217,7 @@ def task_of_suite(name: str) -> str | None:
 
 
 class _CurrentFolder:
-    """Finds modules in the current folder, where a console command does not look otherwise."""
+    """Finds modules in the current folder, which a console command does not put on the path."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None):
@@ -264,20 +227,29 @@ class _CurrentFolder:
 def _rendering(name: str) -> gymnasium.Env | None:
     """Make an environment that renders images; None if it has none to show on this machine."""
     env = None
-    try:
+    with _logged_failures(name):
         env = gymnasium.make(name, disable_env_checker=True, render_mode="rgb_array")
         simulated = any(hasattr(env.unwrapped, part) for part in ("mujoco_renderer", "model"))
         mujoco = simulated and "mujoco" in sys.modules  # which needs a backend that works here
-        if not mujoco or rendering.choose_backend():
-            env.reset()
-            frame = np.asarray(env.render())
-            if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
-                return env
-    except Exception as error:
-        _log.info("The environment '%s' renders no images: %s", name, error)
+        if (not mujoco or rendering.choose_backend()) and _draws(env):
+            return env
     if env is not None:
         env.close()
     return None
+
+
+def _draws(env: gymnasium.Env) -> bool:
+    env.reset()
+    frame = np.asarray(env.render())
+    return frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+
+
+@contextlib.contextmanager
+def _logged_failures(env: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        _log.info("The environment %r renders no images: %s", env, error)
 
 
 def _old_gym(name: str) -> Any:

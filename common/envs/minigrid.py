@@ -13,11 +13,7 @@ from dreamerv2.common.errors import UserError, nearest
 def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
     """Make an environment: 'image' uint8 [H, W, 3] and 'direction' float32 [4].
 
-    Args:
-      name: a full id, or one without 'MiniGrid-' or '-v0': 'DoorKey-6x6', 'BabyAI-GoToObj-v0'.
-
-    Raises:
-      UserError: there is no such environment, or it lacks a package.
+    Its name may lack 'MiniGrid-' and '-v0', as in 'DoorKey-6x6' and 'BabyAI-GoToObj-v0'.
     """
     try:
         env = gymnasium.make(find(name), disable_env_checker=True, render_mode="rgb_array")

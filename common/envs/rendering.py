@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from dreamerv2.common.errors import UserError
@@ -14,7 +15,7 @@ from dreamerv2.common.errors import UserError
 PACKAGES = {"egl": "libegl1", "osmesa": "libosmesa6"}  # backend -> Debian package
 # Values of MUJOCO_GL, as dm_control spells them.
 NO_RENDERING = ("off", "disable", "disabled", "false", "0")
-WINDOW = ("glfw", "on", "enable", "enabled", "true", "1")
+KNOWN = (*PACKAGES, "glfw", "on", "enable", "enabled", "true", "1", *NO_RENDERING)
 
 _PROBE = """
 import mujoco
@@ -27,12 +28,7 @@ context.free()
 
 
 def choose_backend() -> bool:
-    """Set MUJOCO_GL to a backend that works here, unless it is set; False if it says 'off'.
-
-    Raises:
-      UserError: the backend that is set is unknown or does not work, or neither EGL nor OSMesa
-        does.
-    """
+    """Set MUJOCO_GL to a backend that works here, unless it is set; False if it says 'off'."""
     chosen = os.environ.get("MUJOCO_GL") or None  # an empty value counts as unset
     if chosen in NO_RENDERING:
         return False
@@ -59,10 +55,9 @@ def _check_device() -> None:
 
 
 def _use_chosen(backend: str) -> None:
-    known = (*PACKAGES, *WINDOW, *NO_RENDERING)
-    if backend not in known:
+    if backend not in KNOWN:
         raise UserError(
-            f"MUJOCO_GL is set to '{backend}', but must be one of {', '.join(known)}, in small "
+            f"MUJOCO_GL is set to '{backend}', but must be one of {', '.join(KNOWN)}, in small "
             "letters, or unset."
         )
     problem = probe(backend)
@@ -92,26 +87,16 @@ def _use_first_that_works() -> None:
 
 def _variables(backend: str) -> dict[str, str]:
     """Return the environment variables of a backend; MuJoCo refuses another PyOpenGL platform."""
-    if backend not in PACKAGES:
-        return {"MUJOCO_GL": backend}
-    return {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    variables = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    return variables if backend in PACKAGES else {"MUJOCO_GL": backend}
 
 
 @functools.cache
 def probe(backend: str) -> str:
-    """Render by a backend in another process, as one process can load only one.
-
-    Returns:
-      The problem; empty if rendering works.
-    """
+    """Return the problem of a backend, or "". A process can load one backend, so start another."""
+    command, env = [sys.executable, "-c", _PROBE], {**os.environ, **_variables(backend)}
     try:
-        result = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env={**os.environ, **_variables(backend)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         return "it hangs"
     if result.returncode:
@@ -119,22 +104,18 @@ def probe(backend: str) -> str:
     return ""
 
 
-def has_display() -> bool:
-    """Return True if MuJoCo may open a window."""
-    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-
-
-def check_display() -> None:
-    """Refuse a window of MuJoCo without a display, which would abort the process.
-
-    Raises:
-      UserError: there is no display.
-    """
-    if not has_display():
+def check_display(render_mode: str | None) -> None:
+    """Refuse a window of MuJoCo without a display, which would abort the process."""
+    if render_mode == "human" and not has_display():
         raise UserError(
             "The environment's render_mode is 'human', but there is no display (DISPLAY is not "
             "set); make it with render_mode 'rgb_array' or without one."
         )
+
+
+def has_display() -> bool:
+    """Return True if MuJoCo may open a window."""
+    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
 
 
 def choose_without_display() -> None:
@@ -148,28 +129,39 @@ def choose_without_display() -> None:
             choose_backend()
 
 
-def prepare_rendering() -> None:
-    """Keep Mesa apart from TensorFlow, if the process has imported TensorFlow already."""
-    if "tensorflow" in sys.modules:
-        keep_apart()
-
-
-@functools.cache
 def keep_apart() -> None:
-    """Load Mesa's drivers and TensorFlow such that neither calls into the other's LLVM.
+    """Load Mesa and TensorFlow such that neither calls into the other's LLVM.
 
     Both contain an LLVM, of different versions, with the same symbols, and both make theirs visible
     to the whole process. The library that is loaded second binds to the LLVM of the first (6,090
     symbols of TensorFlow 2.21 do) and crashes. RTLD_DEEPBIND makes a library search its symbols in
     itself and its dependencies first, RTLD_NOW makes it search at once; a library that is loaded
-    already keeps its bindings when it is opened again. So this must be called before the second of
-    the two is loaded: before the import of TensorFlow, and, in a process that has imported it,
-    before the first rendering. Without Mesa (as with a GPU's own driver) nothing is loaded.
+    already keeps its bindings when it is opened again. So this must be called before the import of
+    TensorFlow, and ``load_mesa`` before the first rendering in a process that may import
+    TensorFlow by itself. Without Mesa (as with a GPU's own driver) nothing is loaded.
     """
+    if load_mesa():
+        _load(_tensorflow_libraries())
+
+
+def prepare_rendering() -> None:
+    """Load Mesa safely, if the process has imported TensorFlow already."""
+    if "tensorflow" in sys.modules:
+        load_mesa()
+
+
+@functools.cache
+def load_mesa() -> bool:
+    """Load Mesa as ``keep_apart`` needs it, in 0.06 s; False if it is not installed."""
+    drivers = _mesa_drivers()
+    _load(drivers)
+    return bool(drivers)
+
+
+def _load(paths: Iterable[str]) -> None:
     if "malloc" in os.environ.get("LD_PRELOAD", ""):
         return  # RTLD_DEEPBIND would bind to the C library's malloc and mix two allocators
-    drivers = _mesa_drivers()
-    for path in drivers and [*drivers, *_tensorflow_libraries()]:
+    for path in paths:
         with contextlib.suppress(OSError):  # a library that cannot be loaded does no harm either
             ctypes.CDLL(path, os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0))
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
 from dreamerv2.common.envs.convert import adapt_action
 from dreamerv2.common.envs.spaces import CheckSpaces
@@ -23,6 +24,7 @@ def standardize(env: gymnasium.Env, config: Any, action_repeat: bool = True) -> 
     if any(len(s.shape) == 3 and s.shape[:2] != size for s in env.observation_space.values()):
         env = ResizeImages(env, size)
     env = adapt_action(env)
+    # Truncates the episode, which is never a termination.
     return TimeLimit(env, config.time_limit) if config.time_limit > 0 else env
 
 
@@ -41,24 +43,6 @@ class ActionRepeat(gymnasium.Wrapper):
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info
-
-
-class TimeLimit(gymnasium.Wrapper):
-    """Truncate an episode after ``steps`` agent steps. This is never a termination."""
-
-    def __init__(self, env: gymnasium.Env, steps: int):
-        super().__init__(env)
-        self._limit = steps
-        self._step = 0
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        self._step = 0
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, action: Any):
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self._step += 1
-        return obs, reward, terminated, truncated or self._step >= self._limit, info
 
 
 class ResizeImages(gymnasium.ObservationWrapper):

@@ -31,19 +31,12 @@ class Sampler:
     """
 
     def __init__(
-        self,
-        store: Store,
-        minlen: int,
-        maxlen: int,
-        prioritize_ends: bool,
-        seed: np.random.SeedSequence,
-        unfinished: Mapping[int, Journal],
+        self, store: Store, minlen: int, maxlen: int, prioritize_ends: bool, seed, unfinished
     ):
-        """The options are those of Replay; `unfinished` are its open episodes by worker."""
-        self.store, self._unfinished = store, unfinished
-        self.short = 0
+        """The options are those of Replay; `unfinished` are its open journals by worker."""
+        self.store, self.short, self._unfinished = store, 0, unfinished
         self._minlen, self._maxlen, self._prioritize_ends = minlen, maxlen, prioritize_ends
-        self._seed = seed
+        self._seed: np.random.SeedSequence = seed
         self.episodes = [e for e in store.episodes if e.rows >= minlen]
         self._by_id: dict[str, StoredEpisode | Journal] = {e.id: e for e in self.episodes}
 
@@ -118,27 +111,19 @@ class Stream:
 
 
 class Dataset:
-    """Endless iterator over batches, key -> [B, T, ...].
-
-    Row b of a batch continues row b of the batch before.
+    """Endless iterator over batches, key -> [B, T, ...]; row b continues row b of the one before.
 
     Attributes: `provenance` (for each row of the last batch, its pieces); `placed` (the result of
     `place` for the last batch).
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        batch: int,
-        length: int,
-        place: Callable[[Mapping[str, np.ndarray]], Any] = lambda batch: batch,
-    ):
-        """B = batch rows of T = length time steps, both positive.
+    def __init__(self, sampler: Sampler, batch: int, length: int, place: Callable = lambda b: b):
+        """B = batch rows of T = length time steps.
 
         place: called with every batch on the copying thread, such as to copy it to the device.
         """
         assert batch > 0 and length > 0, (batch, length)
-        self._sampler, self._files = sampler, sampler.store.files
+        self._sampler = sampler
         self._batch, self._length, self._place = batch, length, place
         self._streams = [Stream() for _ in range(self._batch)]
         self._plan: list[list[Piece]] | None = None
@@ -220,7 +205,7 @@ class Dataset:
                 start, stop = stop, stop + piece.stop - piece.start
                 out = {key: array[row, start:stop] for key, array in batch.items()}
                 try:
-                    episodes[piece.episode].read(piece.start, out, self._files)
+                    episodes[piece.episode].read(piece.start, out, self._sampler.store.cache)
                 except DamagedFile as error:
                     damaged[piece.episode] = str(error)
                 if piece.first:

@@ -6,26 +6,20 @@ but truncating a mapped file kills the process with SIGBUS, while a short read i
 be handled. Compressed files (of the 2021 release) are decompressed whole and cached.
 """
 
-import io
 import os
 import re
 import uuid
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from dreamerv2.common.errors import DamagedFile
 from dreamerv2.common.files import replacing
-from dreamerv2.common.npz import damage_reported, read_layout, write_arrays
-
-try:
-    import resource
-except ImportError:  # a system without limits on open files
-    resource = None
+from dreamerv2.common.npz import Member, damage_reported, read_arrays, read_layout, write_arrays
 
 FILE_NAME = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{32})-(\d+)\.npz")
 # Earlier versions of this program wrote temporary names without the dot at the beginning.
@@ -40,25 +34,15 @@ class Names:
 
     def __init__(self, last: str = ""):
         """Start after the name `last`, the largest one present (empty: none)."""
-        self._count = 0
-        self._earliest = datetime.min
-        if last:
-            self._earliest = _after(last)
+        self._time = last[:15]
+        self._count = int(last[16:24], 16) + 1 if last else 0
 
     def new(self) -> str:
         """Return the next name, without steps and suffix."""
-        self._earliest = max(datetime.now(), self._earliest)
-        name = f"{self._earliest:%Y%m%dT%H%M%S}-{self._count:08x}{uuid.uuid4().hex[8:]}"
+        self._time = max(f"{datetime.now():%Y%m%dT%H%M%S}", self._time)
+        name = f"{self._time}-{self._count % 2**32:08x}{uuid.uuid4().hex[8:]}"
         self._count += 1
         return name
-
-
-def _after(name: str) -> datetime:
-    """Return the second after a name's timestamp, 1970 for an impossible one (month 13)."""
-    try:
-        return datetime.strptime(name[:15], "%Y%m%dT%H%M%S") + timedelta(seconds=1)
-    except (ValueError, OverflowError):
-        return datetime(1970, 1, 1)
 
 
 def write_episode(directory: Path, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
@@ -93,101 +77,68 @@ class StoredEpisode:
         """Number of actions in the episode."""
         return self.rows - 1
 
-    def read(self, start: int, out: Mapping[str, np.ndarray], files: "FileCache") -> None:
+    def read(self, start: int, out: Mapping[str, np.ndarray], cache: "ArrayCache") -> None:
         """Copy rows from `start` on into the arrays of `out`, key -> contiguous [n, ...].
 
-        The first read checks the checksums of the whole file. Raises DamagedFile.
+        The first read compares the whole file with its checksums (1 GB/s or more). Raises
+        DamagedFile.
         """
         try:
+            if any(member.offset is None for member in self.layout.values()):
+                arrays = cache.arrays(self)
+                for key, target in out.items():
+                    rows = arrays[key][start : start + len(target)]
+                    np.copyto(target, rows, casting="same_kind")
+                return
             if not self._checked:
                 self._check()
-            for key, target in out.items():
-                self._read_key(key, start, target, files)
+            with open(self.path, "rb", buffering=0) as file:
+                for key, target in out.items():
+                    _read_rows(file.fileno(), self.layout[key], start, target)
         except FileNotFoundError as error:
             raise DamagedFile("the file has vanished") from error
 
-    def _read_key(self, key, start, target, files):
-        member = self.layout[key]
-        if member.offset is None:
-            rows = files.arrays(self)[key][start : start + len(target)]
-            np.copyto(target, rows, casting="same_kind")
-            return
-        same = member.dtype == target.dtype
-        raw = target if same else np.empty(target.shape, member.dtype)
-        offset = member.offset + start * (raw.nbytes // len(raw))
-        # View as bytes: one flat buffer whatever the dtype, shape () rows included.
-        if os.preadv(files.descriptor(self.path), [raw.data], offset) != raw.nbytes:
-            raise DamagedFile("the file has been truncated")
-        if not same:
-            np.copyto(target, raw, casting="same_kind")
-
-    def _check(self):
-        """Compare every member with its CRC (1 GB/s or more), once per process."""
-        if all(member.offset is not None for member in self.layout.values()):
-            with damage_reported(), zipfile.ZipFile(self.path) as archive:
-                bad = archive.testzip()
-            if bad:
-                raise DamagedFile(f"the checksum of {bad} is wrong")
-        self._checked = True  # Compressed members are checked whenever they are decompressed.
+    def _check(self) -> None:
+        with damage_reported(), zipfile.ZipFile(self.path) as archive:
+            bad = archive.testzip()
+        if bad:
+            raise DamagedFile(f"the checksum of {bad} is wrong")
+        self._checked = True
 
 
-class FileCache:
-    """Open files and decompressed episodes, the least recently used dropped first.
+def _read_rows(descriptor: int, member: Member, start: int, target: np.ndarray) -> None:
+    same = member.dtype == target.dtype
+    raw = target if same else np.empty(target.shape, member.dtype)
+    offset = member.offset + start * (raw.nbytes // len(raw))
+    if os.preadv(descriptor, [raw.data], offset) != raw.nbytes:
+        raise DamagedFile("the file has been truncated")
+    if not same:
+        np.copyto(target, raw, casting="same_kind")
 
-    A quarter of the files that this process may open at most: a run has two replays, and
-    TensorFlow, workers and logs open files too.
-    """
 
-    def __init__(self, max_files: int = 256, max_bytes: int = 256 * 2**20):
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 1024
-        if limit > 0:  # negative: unlimited
-            max_files = max(1, min(max_files, limit // 4))
-        self._max_files, self._max_bytes = max_files, max_bytes
-        self._files: OrderedDict[Path, io.FileIO] = OrderedDict()
+class ArrayCache:
+    """The arrays of compressed episodes, the least recently used dropped first."""
+
+    def __init__(self, max_bytes: int = 256 * 2**20):
+        self._max_bytes = max_bytes
         self._arrays: OrderedDict[Path, dict[str, np.ndarray]] = OrderedDict()
-
-    def descriptor(self, path: Path) -> int:
-        """Return a descriptor of the open file, opening it where needed."""
-        file = self._files.get(path)
-        if file is None:
-            while len(self._files) >= self._max_files:
-                self._files.popitem(last=False)[1].close()
-            file = self._files[path] = open(path, "rb", buffering=0)
-        self._files.move_to_end(path)
-        return file.fileno()
 
     def arrays(self, episode: StoredEpisode) -> dict[str, np.ndarray]:
         """Return the decompressed episode; raises DamagedFile where a checksum is wrong."""
         if episode.path not in self._arrays:
-            self._arrays[episode.path] = _decompress(episode)
-            while len(self._arrays) > 1 and self.cached_bytes > self._max_bytes:
+            arrays = {k: v for k, v in read_arrays(episode.path).items() if trained_on(k)}
+            if any(len(array) != episode.rows for array in arrays.values()):
+                raise DamagedFile("its arrays have changed their lengths")
+            self._arrays[episode.path] = arrays
+            while len(self._arrays) > 1 and self.bytes > self._max_bytes:
                 self._arrays.popitem(last=False)
         self._arrays.move_to_end(episode.path)
         return self._arrays[episode.path]
 
     @property
-    def cached_bytes(self) -> int:
-        """Memory held by decompressed episodes."""
+    def bytes(self) -> int:
+        """Memory held."""
         return sum(a.nbytes for arrays in self._arrays.values() for a in arrays.values())
-
-    def forget(self, path: Path) -> None:
-        """Close and drop one file, so that deleting it frees its space."""
-        self._arrays.pop(path, None)
-        if path in self._files:
-            self._files.pop(path).close()
-
-    def close(self) -> None:
-        """Close everything."""
-        for path in [*self._files, *self._arrays]:
-            self.forget(path)
-
-
-def _decompress(episode: StoredEpisode) -> dict[str, np.ndarray]:
-    with damage_reported(), np.load(episode.path, allow_pickle=False) as archive:
-        arrays = {key: archive[key] for key in episode.layout if trained_on(key)}
-    if any(len(array) != episode.rows for array in arrays.values()):
-        raise DamagedFile("its arrays have changed their lengths")
-    return arrays
 
 
 def trained_on(key: str) -> bool:

@@ -41,7 +41,8 @@ class Journal:
     @classmethod
     def create(cls, directory: Path, name: str, row: Mapping[str, np.ndarray]) -> "Journal":
         """Start an episode whose rows look like `row`. Raises UserError when the disk is full."""
-        dtype = row_dtype(row)
+        types = [(k, stored_dtype(k, np.asarray(v).dtype), np.shape(v)) for k, v in row.items()]
+        dtype = np.dtype([*types, (_CHECKSUM, np.uint32)])
         path = directory / f"{name}.journal"
         try:
             file = open(path, "xb+", buffering=0)
@@ -91,7 +92,7 @@ class Journal:
             raise cannot_write(self.path, error) from error
         self.rows += 1
 
-    def read(self, start: int, out: Mapping[str, np.ndarray], files=None) -> None:
+    def read(self, start: int, out: Mapping[str, np.ndarray], cache=None) -> None:
         """Copy rows from `start` on into the arrays of `out`, key -> [n, ...]."""
         rows = len(next(iter(out.values())))
         size = self.dtype.itemsize
@@ -126,17 +127,11 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def row_dtype(row: Mapping[str, np.ndarray]) -> np.dtype:
-    """Return the record of one row: floats as float32, integers as int32, uint8 and bool kept."""
-    fields = []
-    for key, value in row.items():
-        value = np.asarray(value)
-        fields.append((key, stored_dtype(key, value.dtype), value.shape))
-    return np.dtype([*fields, (_CHECKSUM, np.uint32)])
-
-
 def stored_dtype(key: str, dtype: np.dtype) -> np.dtype:
-    """Return the type that a value is stored as. Raises ValueError unless it is a number."""
+    """Return the type that a value is stored as: float32, int32, uint8 or bool.
+
+    Raises ValueError unless it is a number.
+    """
     if dtype == np.uint8 or dtype.kind == "b":
         return dtype
     kinds = {"f": np.float32, "i": np.int32, "u": np.int32}
@@ -152,19 +147,10 @@ def _header(dtype: np.dtype) -> bytes:
 
 
 def _parse_header(line: bytes) -> np.dtype:
-    try:
-        if not line.startswith(_MAGIC) or not line.endswith(b"\n"):
-            raise ValueError("no journal header")
-        checksum, text = line[len(_MAGIC) : -1].split(b" ", 1)
-        if checksum != b"%08x" % zlib.crc32(text):
-            raise ValueError("its header is damaged")
-        fields = json.loads(text)
-        dtype = np.dtype([(key, kind, tuple(shape)) for key, kind, shape in fields])
-    except (ValueError, TypeError) as error:
-        raise DamagedFile(f"no journal of an episode: {error}") from error
-    if dtype.hasobject or dtype.names[-1:] != (_CHECKSUM,):
-        raise DamagedFile("no journal of an episode")
-    return dtype
+    match = re.fullmatch(_MAGIC + rb"([0-9a-f]{8}) (.*)\n", line)
+    if not match or int(match[1], 16) != zlib.crc32(match[2]):
+        raise DamagedFile("no journal of an episode, its header is damaged")
+    return np.dtype([(key, kind, tuple(shape)) for key, kind, shape in json.loads(match[2])])
 
 
 def _write_whole(file, data, offset: int) -> None:

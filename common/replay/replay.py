@@ -1,16 +1,16 @@
 """The episode replay: rows of experience in, batches of sequences out, everything on disk."""
 
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.files import sync
 from dreamerv2.common.replay.dataset import Dataset, Sampler
 from dreamerv2.common.replay.episode import StoredEpisode, trained_on
 from dreamerv2.common.replay.journal import Journal, stored_dtype
-from dreamerv2.common.replay.store import Schema, Store, differs, worth_storing
+from dreamerv2.common.replay.store import Schema, Store, differs
 
 MAX_STEPS_WITHOUT_EPISODE = 100_000
 MAX_SHORT_EPISODES = 100  # before the first one that is long enough
@@ -32,7 +32,6 @@ class Replay:
         maxlen: int = 0,
         prioritize_ends: bool = False,
         seed: int | np.random.SeedSequence = 0,
-        readonly: bool = False,
     ):
         """Open the replay in `directory`, with all episodes found there.
 
@@ -42,22 +41,18 @@ class Replay:
         minlen, maxlen: rows of a sampled sequence (maxlen 0: up to the whole episode). A finished
             episode of fewer rows is not stored; an interrupted one is stored but not sampled.
         prioritize_ends: draw an episode's last rows as often as its middle ones.
-        readonly: sample only; nothing is written, renamed or deleted. Another process may write.
         Raises UserError for a directory that cannot be written.
         """
-        assert capacity >= 0 and minlen >= 1 and (maxlen == 0 or maxlen >= minlen)
-        self._capacity, self._minlen = int(capacity), int(minlen)
-        self._ongoing, self._readonly = ongoing, readonly
+        self._capacity, self._minlen = capacity, minlen
+        self._ongoing = ongoing
         self._open: dict[int, Journal] = {}
         self._cut: set[int] = set()
         self._step_limit = 0
-        self._datasets: weakref.WeakSet[Dataset] = weakref.WeakSet()
-        self._store = Store(Path(directory).expanduser(), self._minlen, readonly)
+        self._datasets: list[Dataset] = []
+        self._store = Store(Path(directory).expanduser(), minlen)
         if not isinstance(seed, np.random.SeedSequence):
             seed = np.random.SeedSequence(seed)
-        self._sampler = Sampler(
-            self._store, self._minlen, int(maxlen), prioritize_ends, seed, self._open
-        )
+        self._sampler = Sampler(self._store, minlen, maxlen, prioritize_ends, seed, self._open)
         unused = len(self._store.episodes) - len(self._sampler.episodes)
         self._report_short(unused + self._store.short)
 
@@ -70,7 +65,6 @@ class Replay:
         Raises ValueError (no is_first at the start, changed keys or shapes), UserError (disk full,
         or other shapes than the episodes already here).
         """
-        assert not self._readonly, "this replay was opened for reading only"
         if transition["is_first"]:
             self.end_episode(worker)
         elif worker not in self._open and worker not in self._cut:
@@ -92,7 +86,7 @@ class Replay:
         self._check_schema(schema)
         self._store.schema = self._store.schema or schema
         self._cut.discard(worker)
-        name = self._store.new_name()
+        name = self._store.names.new()
         self._open[worker] = Journal.create(self._store.directory, name, row)
         return self._open[worker]
 
@@ -116,17 +110,13 @@ class Replay:
             return
         if self._ongoing:
             self._settle()  # The journal may be being read.
-        short = journal.rows < self._minlen
-        episode = self._store.add(journal) if worth_storing(journal, self._minlen) else None
-        self._sampler.remove(journal)
-        if episode and not short:
-            self._sampler.add(episode)
-        self._report_short(int(short and journal.steps > 0))
+        episode = self._store.finish(journal)
         del self._open[worker]
-        if episode or not journal.steps:
-            journal.close()
-        else:
-            self._store.discard(journal)
+        self._sampler.remove(journal)
+        if journal.rows >= self._minlen and episode:
+            self._sampler.add(episode)
+        elif journal.steps:
+            self._report_short(1)
         self.prune()
 
     def end_episodes(self) -> None:
@@ -142,14 +132,13 @@ class Replay:
         """
         for journal in self._open.values():
             journal.sync()
-        self._store.sync()
+        sync(self._store.directory)
 
     def close(self) -> None:
-        """Stop the datasets' threads, store unfinished episodes, close all files."""
+        """Stop the datasets' threads and store unfinished episodes."""
         for dataset in self._datasets:
             dataset.close()
         self.end_episodes()
-        self._store.files.close()
 
     @property
     def ready(self) -> bool:
@@ -186,16 +175,19 @@ class Replay:
             "total_episodes": self._store.total_episodes,
             "loaded_steps": self._store.loaded_steps,
             "loaded_episodes": len(self._store.episodes),
-            "ongoing_steps": sum(journal.steps for journal in self._open.values()),
+            "ongoing_steps": self._ongoing_steps,
             "short_episodes": self._sampler.short,
             "damaged_episodes": self._store.damaged,
         }
 
     @property
+    def _ongoing_steps(self) -> int:
+        return sum(journal.steps for journal in self._open.values())
+
+    @property
     def steps_taken(self) -> int:
         """Steps for all time: stored, pruned, unfinished and recorded as missing."""
-        stats = self.stats
-        return stats["total_steps"] + stats["ongoing_steps"] + self._store.lost_steps
+        return self._store.steps_taken + self._ongoing_steps
 
     def record_missing_steps(self, steps_taken: int) -> None:
         """Add steps whose episodes were damaged or deleted, so that the total never decreases.
@@ -204,13 +196,14 @@ class Replay:
         """
         missing = steps_taken - self.steps_taken
         if missing > 0:
-            names = [self._store.new_name(), *(journal.id for journal in self._open.values())]
-            self._store.add_missing_steps(missing, before=min(names))
+            names = [self._store.names.new(), *(journal.id for journal in self._open.values())]
+            self._store.record_missing_steps(missing, before=min(names))
 
     def _report_short(self, count: int) -> None:
         """Count episodes too short to sample, with a message at the 1st, 10th, 100th, ..."""
-        before, short = self._sampler.short, self._sampler.short + count
-        self._sampler.short = short
+        before = self._sampler.short
+        self._sampler.short += count
+        short = self._sampler.short
         if short and (not before or len(str(short)) > len(str(before))):
             print(
                 f"{short} episode(s) so far are shorter than minlen={self._minlen} rows and are "
@@ -226,12 +219,10 @@ class Replay:
         excess = self._store.loaded_steps - self._capacity
         if not self._capacity or excess <= 0:
             return
-        sampled = (e for e in reversed(self._sampler.episodes) if isinstance(e, StoredEpisode))
-        spared, oldest = next(sampled, self._store.episodes[-1]), []
+        sampled = [e for e in self._sampler.episodes if isinstance(e, StoredEpisode)]
+        spared, oldest = (sampled or self._store.episodes)[-1], []
         for episode in self._store.episodes:
-            if excess <= 0:
-                break
-            if episode is not spared:
+            if excess > 0 and episode is not spared:
                 oldest.append(episode)
                 excess -= episode.steps
         if oldest:
@@ -245,13 +236,8 @@ class Replay:
     def dataset(self, batch: int, length: int, **options) -> Dataset:
         """Return an endless iterator over batches, key -> [batch, length, ...]; see Dataset."""
         dataset = Dataset(self._sampler, batch, length, **options)
-        self._datasets.add(dataset)
+        self._datasets.append(dataset)
         return dataset
-
-    @property
-    def longest(self) -> int:
-        """Rows of the longest stored episode, 0 without any."""
-        return max((episode.rows for episode in self._store.episodes), default=0)
 
     def _settle(self) -> None:
         for dataset in self._datasets:

@@ -3,17 +3,17 @@
 import bisect
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dreamerv2.common.errors import DamagedFile, cannot_write
-from dreamerv2.common.files import replacing, sync
+from dreamerv2.common.files import replacing
 from dreamerv2.common.replay.episode import (
     FILE_NAME,
     TEMPORARY,
-    FileCache,
+    ArrayCache,
     Names,
     StoredEpisode,
     trained_on,
@@ -23,38 +23,40 @@ from dreamerv2.common.replay.journal import JOURNAL_NAME, Journal
 
 Schema = dict[str, tuple[np.dtype, tuple[int, ...]]]
 _LEDGER = "pruned.json"
-# Missing steps (see add_missing_steps), and the steps stored then under names before `before`.
-NOTHING_LOST = {"lost": 0, "before": "", "held": 0}
+# Steps and episodes pruned, and the files still to delete. Of the names smaller than `before`:
+# steps whose episodes were missing, and steps held, when the missing ones were recorded.
+_EMPTY = {"steps": 0, "episodes": 0, "deleting": [], "lost": 0, "before": "", "held": 0}
 
 
 class Store:
     """All stored episodes of one directory, in the order of their names.
 
     Attributes: `directory`; `episodes` (sorted); `schema` (key -> dtype and shape of one row, of
-    the keys in batches; None while unknown); `files` (the cache that reads go through);
-    `loaded_steps` (of `episodes`); `damaged` (files set aside by this process); `short` (journals
-    too short to be stored).
+    the keys in batches; None while unknown); `cache` (of compressed episodes); `names` (of episodes
+    to come); `damaged` (files set aside by this process); `short` (recovered episodes that were too
+    short to be stored).
     """
 
-    def __init__(self, directory: Path, minlen: int = 1, readonly: bool = False):
+    def __init__(self, directory: Path, minlen: int):
         """Open a directory, creating it where needed. Raises UserError when it is not writable.
 
-        minlen: rows below which a recovered episode that had ended is not worth storing.
-        readonly: nothing is created, recovered, renamed or deleted.
+        minlen: rows below which an episode that has ended is not worth storing.
         """
-        self.directory = directory
-        self._minlen, self._readonly = minlen, readonly
+        self.directory, self._minlen = directory, minlen
         self.episodes: list[StoredEpisode] = []
         self.schema: Schema | None = None
-        self.files = FileCache()
+        self.cache = ArrayCache()
         self.damaged = self.short = 0
-        self.loaded_steps = 0
-        self._ledger = {"steps": 0, "episodes": 0, "deleting": []} | NOTHING_LOST
+        self._ledger = dict(_EMPTY)
         try:
-            bad = {} if readonly else self._recover()
-            self._load(bad)
+            self._load(self._recover())
         except OSError as error:
             raise cannot_write(directory, error) from error
+
+    @property
+    def loaded_steps(self) -> int:
+        """Steps of `episodes`."""
+        return self._steps_since("")
 
     @property
     def total_steps(self) -> int:
@@ -62,33 +64,46 @@ class Store:
         return self._ledger["steps"] + self.loaded_steps
 
     @property
-    def lost_steps(self) -> int:
-        """Missing steps recorded for all time, less those whose episodes were put back."""
-        return self._ledger["lost"]
-
-    @property
     def total_episodes(self) -> int:
         """Episodes ever stored, pruned ones included, damaged ones not."""
         return self._ledger["episodes"] + len(self.episodes)
 
-    def new_name(self) -> str:
-        """Return a name that sorts after all present and all given so far."""
-        return self._names.new()
+    @property
+    def steps_taken(self) -> int:
+        """Steps for all time, those recorded as missing included, though a file be put back."""
+        ledger = self._ledger
+        known = ledger["steps"] + ledger["lost"] + ledger["held"]
+        return known + self._steps_since(ledger["before"])
 
-    def add(self, journal: Journal) -> StoredEpisode:
-        """Store an episode. Raises UserError (disk full); then nothing has changed."""
-        episode = StoredEpisode(write_episode(self.directory, journal.id, journal.arrays()))
-        self._insert(episode)
+    def record_missing_steps(self, steps: int, before: str) -> None:
+        """Count steps that were taken, but whose episodes are damaged or deleted.
+
+        before: no episode of a smaller name will be collected, so that a file that appears there
+            later was put back, and adds nothing to the steps taken.
+        """
+        lost = self.steps_taken + steps - self.total_steps
+        held = self.loaded_steps - self._steps_since(before)
+        self._write_ledger(lost=lost, before=before, held=held)
+
+    def _steps_since(self, name: str) -> int:
+        return sum(episode.steps for episode in self.episodes if episode.id >= name)
+
+    def finish(self, journal: Journal) -> StoredEpisode | None:
+        """Store an episode and delete its journal; the steps of a short one are only counted.
+
+        An episode is short that has ended in fewer than `minlen` rows. The end of a process
+        interrupts others, and they are stored however short: they cannot be sampled, but their
+        steps were taken. Raises UserError (disk full); then nothing has changed.
+        """
+        episode = None
+        if journal.steps and (journal.rows >= self._minlen or not journal.finished):
+            episode = StoredEpisode(write_episode(self.directory, journal.id, journal.arrays()))
+            bisect.insort(self.episodes, episode, key=lambda e: e.id)
+        elif journal.steps:
+            steps = self._ledger["steps"] + journal.steps
+            self._write_ledger([journal.path.name], steps=steps)
+        journal.close()
         return episode
-
-    def _insert(self, episode: StoredEpisode) -> None:
-        bisect.insort(self.episodes, episode, key=lambda e: e.id)
-        self.loaded_steps += episode.steps
-
-    def _remove(self, episode: StoredEpisode) -> None:
-        self.episodes.remove(episode)
-        self.loaded_steps -= episode.steps
-        self.files.forget(episode.path)
 
     def prune(self, episodes: list[StoredEpisode]) -> None:
         """Delete episodes for good, while the totals keep counting them.
@@ -96,40 +111,24 @@ class Store:
         The ledger is written first and names the files to delete, so that after a kill at any
         moment every episode is counted once.
         """
+        ledger = self._ledger
+        held = sum(episode.steps for episode in episodes if episode.id < ledger["before"])
         self._write_ledger(
             [episode.path.name for episode in episodes],
-            steps=self._ledger["steps"] + sum(episode.steps for episode in episodes),
-            episodes=self._ledger["episodes"] + len(episodes),
-            held=self._ledger["held"] - self._held(episodes, self._ledger["before"]),
+            steps=ledger["steps"] + sum(episode.steps for episode in episodes),
+            episodes=ledger["episodes"] + len(episodes),
+            held=ledger["held"] - held,
         )
         for episode in episodes:
-            self._remove(episode)
+            self.episodes.remove(episode)
         for episode in episodes:
             episode.path.unlink(missing_ok=True)
 
-    def discard(self, journal: Journal) -> None:
-        """Delete the journal of an episode too short to be stored; its steps count as taken."""
-        self._write_ledger([journal.path.name], steps=self._ledger["steps"] + journal.steps)
-        journal.close()
-
-    def add_missing_steps(self, steps: int, before: str) -> None:
-        """Record steps that were taken, but whose episodes are damaged or deleted.
-
-        before: no episode of a smaller name will be collected, so that a file that appears there
-            later was put back, and its steps are missing no more.
-        """
-        held = self._held(self.episodes, before)
-        self._write_ledger(lost=self.lost_steps + steps, before=before, held=held)
-
-    @staticmethod
-    def _held(episodes: Iterable[StoredEpisode], before: str) -> int:
-        return sum(episode.steps for episode in episodes if episode.id < before)
-
-    def _find_returned(self) -> None:
-        held = self._held(self.episodes, self._ledger["before"])
-        if held > self._ledger["held"]:
-            lost = max(0, self.lost_steps - (held - self._ledger["held"]))
-            self._ledger |= {"lost": lost, "held": held}
+    def set_aside(self, episode: StoredEpisode, reason: str) -> None:
+        """Rename a damaged file, with a message, and leave its steps out of the totals."""
+        self.episodes.remove(episode)
+        self._rename(episode.path)
+        print(f"Set aside damaged episode {episode.path.name}.damaged: {reason}.", flush=True)
 
     def _write_ledger(self, deleting: Sequence[str] = (), **changes: int | str) -> None:
         left = [name for name in self._ledger["deleting"] if (self.directory / name).exists()]
@@ -138,22 +137,22 @@ class Store:
             file.write(json.dumps(ledger).encode())
         self._ledger = ledger
 
-    def set_aside(self, episode: StoredEpisode, reason: str) -> None:
-        """Rename a damaged file, with a message, and leave its steps out of the totals."""
-        self._remove(episode)
-        self._rename(episode.path)
-        suffix = "" if self._readonly else ".damaged"
-        print(f"Set aside damaged episode {episode.path.name}{suffix}: {reason}.", flush=True)
-
-    def _rename(self, path: Path) -> None:
-        self.damaged += 1
-        if self._readonly:
+    def _read_ledger(self) -> None:
+        """Read the ledger and finish an interrupted deletion."""
+        path = self.directory / _LEDGER
+        if not path.exists():
             return
         try:
-            path.rename(path.with_name(path.name + ".damaged"))
-        except OSError as error:
-            # The file is deleted, or belongs to another user; it is not used either way.
-            print(f"Could not rename {path.name}: {error.strerror}.", flush=True)
+            ledger = _EMPTY | json.loads(path.read_bytes())
+            self._ledger = {key: type(empty)(ledger[key]) for key, empty in _EMPTY.items()}
+            names = [Path(name).name for name in self._ledger["deleting"]]
+        except (ValueError, TypeError) as error:
+            self._ledger, names = dict(_EMPTY), []
+            print(
+                f"{path.name} is damaged ({error}); pruned and lost steps count as 0.", flush=True
+            )
+        for name in names:
+            (self.directory / name).unlink(missing_ok=True)
 
     def _recover(self) -> dict[Path, str]:
         """Finish the work of a process that was killed; return damaged journals with reasons."""
@@ -163,44 +162,7 @@ class Store:
         for name in filter(TEMPORARY.fullmatch, names):
             (self.directory / name).unlink()
         ours = filter(lambda name: FILE_NAME.fullmatch(name) or JOURNAL_NAME.fullmatch(name), names)
-        self._names = Names(max(ours, default=""))
-        return self._recover_journals(names)
-
-    def _load(self, bad: dict[Path, str]) -> None:
-        episodes = self._open_all(bad)
-        self.schema = common_schema(episodes)
-        for episode in episodes:
-            difference = differs(schema_of(episode), self.schema)
-            if difference:
-                bad[episode.path] = difference
-            else:
-                self._insert(episode)
-        self._find_returned()
-        self._set_aside_all(bad)
-
-    def _read_ledger(self) -> None:
-        """Read the totals of pruned and missing episodes and finish an interrupted deletion."""
-        path = self.directory / _LEDGER
-        if not path.exists():
-            return
-        try:
-            ledger = json.loads(path.read_bytes())
-            lost = {key: type(new)(ledger.get(key, new)) for key, new in NOTHING_LOST.items()}
-            self._ledger = lost | {
-                "steps": int(ledger["steps"]),
-                "episodes": int(ledger["episodes"]),
-                "deleting": [Path(name).name for name in ledger["deleting"]],
-            }
-        except (ValueError, TypeError, KeyError) as error:
-            print(
-                f"{path.name} is damaged ({error}); pruned and lost steps count as 0.", flush=True
-            )
-            return
-        for name in self._ledger["deleting"]:
-            (self.directory / name).unlink(missing_ok=True)
-
-    def _recover_journals(self, names: list[str]) -> dict[Path, str]:
-        """Store the unfinished episodes of a process that was killed, closed as truncated."""
+        self.names = Names(max(ours, default=""))
         bad: dict[Path, str] = {}
         stored = {name.rpartition("-")[0] for name in names if name.endswith(".npz")}
         for path in (self.directory / name for name in filter(JOURNAL_NAME.fullmatch, names)):
@@ -209,62 +171,44 @@ class Store:
                 if path.stem in stored or not path.stat().st_size:
                     path.unlink()
                 else:
-                    self._store_journal(Journal.recover(path))
+                    journal = Journal.recover(path)
+                    self.short += not self.finish(journal) and journal.steps > 0
             except DamagedFile as error:
                 bad[path] = str(error)
         return bad
 
-    def _store_journal(self, journal: Journal) -> None:
-        if worth_storing(journal, self._minlen):
-            write_episode(self.directory, journal.id, journal.arrays())
-        elif journal.steps:
-            self.short += 1
-            self.discard(journal)
-            return
-        journal.close()
-
-    def _open_all(self, bad: dict[Path, str]) -> list[StoredEpisode]:
-        """Return the episodes in the order of their names; add damaged files to `bad`."""
-        episodes: dict[str, StoredEpisode] = {}
+    def _load(self, bad: dict[Path, str]) -> None:
+        """Open all episodes and set damaged files aside, those in `bad` included."""
+        opened = []
         for path in sorted(self.directory.glob("*.npz")):
             try:
-                episode = StoredEpisode(path)
-                if episode.id in episodes:
-                    raise DamagedFile(f"it repeats {episodes[episode.id].path.name}")
-                episodes[episode.id] = episode
+                opened.append(StoredEpisode(path))
             except DamagedFile as error:
                 bad[path] = str(error)
-            except FileNotFoundError:  # pruned by the process that writes
-                continue
-        return sorted(episodes.values(), key=lambda e: e.id)
-
-    def _set_aside_all(self, bad: dict[Path, str]) -> None:
-        """Rename damaged files, with one message for all."""
+        self.schema = common_schema(opened)
+        for episode in opened:
+            if difference := differs(schema_of(episode), self.schema):
+                bad[episode.path] = difference
+        self.episodes = [episode for episode in opened if episode.path not in bad]
         if not bad:
             return
         for path in bad:
             self._rename(path)
         reasons = [f"{path.name} ({reason})" for path, reason in bad.items()]
         more = f" and {len(reasons) - 10} more" if len(reasons) > 10 else ""
-        names = "" if self._readonly else " as *.damaged"
         print(
-            f"Set aside {len(bad)} damaged episode files in {self.directory}{names}: "
+            f"Set aside {len(bad)} damaged episode files in {self.directory} as *.damaged: "
             f"{'; '.join(reasons[:10])}{more}.",
             flush=True,
         )
 
-    def sync(self) -> None:
-        """Make the directory's entries durable."""
-        sync(self.directory)
-
-
-def worth_storing(journal: Journal, minlen: int) -> bool:
-    """Return whether an episode is kept: not if it has ended in fewer than `minlen` rows.
-
-    An episode that the end of the process interrupted is kept however short: it cannot be
-    sampled, but its steps were taken and counted.
-    """
-    return journal.steps > 0 and (journal.rows >= minlen or not journal.finished)
+    def _rename(self, path: Path) -> None:
+        self.damaged += 1
+        try:
+            path.rename(path.with_name(path.name + ".damaged"))
+        except OSError as error:
+            # The file is deleted, or belongs to another user; it is not used either way.
+            print(f"Could not rename {path.name}: {error.strerror}.", flush=True)
 
 
 def schema_of(episode: StoredEpisode) -> Schema:
@@ -274,12 +218,8 @@ def schema_of(episode: StoredEpisode) -> Schema:
 
 def common_schema(episodes: list[StoredEpisode]) -> Schema | None:
     """Return the schema most episodes have; among equals, the latest one's."""
-    votes: Counter[tuple] = Counter()
-    for episode in reversed(episodes):
-        votes[tuple(sorted((k, d.str, s) for k, (d, s) in schema_of(episode).items()))] += 1
-    if not votes:
-        return None
-    return {key: (np.dtype(kind), shape) for key, kind, shape in votes.most_common(1)[0][0]}
+    votes = Counter(tuple(sorted(schema_of(e).items())) for e in reversed(episodes))
+    return dict(votes.most_common(1)[0][0]) if votes else None
 
 
 def differs(schema: Schema, reference: Schema) -> str:

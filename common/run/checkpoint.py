@@ -6,15 +6,14 @@ the format version, the step, and the size and SHA-256 of the other two files. T
 temporary name until all of it is on the disk.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,50 +37,42 @@ class Version(NamedTuple):
 class Checkpoint:
     """Saves and loads the state of a run in versions, of which the newest ``keep`` stay.
 
-    Args:
-        directory: folder of the versions; created by the first save.
-        keep: complete versions that remain after a save, at least 1.
-        readonly: load only; another process may save. Nothing is removed.
+    The first save creates the folder. Loading changes nothing, and another process may save
+    meanwhile.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2, readonly: bool = False):
+    def __init__(self, directory: str | os.PathLike, keep: int = 2):
         assert keep >= 1, keep
         self._directory = Path(directory)
         self._keep = keep
-        self._readonly = readonly
         self._damaged: list[Version] = []
-        if not readonly:
-            self._remove_leftovers()
 
     def save(self, step: int, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
         """Write a version, remove the superfluous ones, and return the folder of the new one.
 
-        The same step may be saved again and replaces its former version. After a failure no
-        half-written folder stays behind and the former versions remain.
+        The same step may be saved again and replaces its former version. Raises UserError (disk
+        full); then the former versions remain, and nothing half-written.
 
-        Args:
-            step: agent steps. Not below the newest version's, which would be loaded instead.
-            arrays: name -> numeric array. Items are converted one at a time, so that a mapping of
-                TensorFlow variables needs no second copy of the model.
-            state: everything else, as JSON can hold it.
-
-        Raises:
-            UserError: the disk is full or cannot be written.
-            ValueError, TypeError: the contents cannot be stored, or the step runs backwards.
+        step: agent steps; the version of the highest step is loaded.
+        arrays: name -> numeric array. Items are converted one at a time, so that a mapping of
+            TensorFlow variables needs no second copy of the model.
+        state: everything else, as JSON can hold it.
         """
-        if self._readonly:
-            raise ValueError("This checkpoint was opened for reading only.")
         text = json.dumps(dict(state)).encode()
-        target = self._next_path(int(step))
+        target = self._next_path(step)
         temporary = self._directory / f"{TEMPORARY}{target.name}"
+        for leftover in self._directory.glob(f"{TEMPORARY}*"):  # of a process that was killed
+            self._remove(leftover)
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            _write(temporary, int(step), arrays, text)
+            _write(temporary, step, arrays, text)
             os.rename(temporary, target)
             sync(self._directory)
         except OSError as error:
-            raise cannot_write(target, error, self._recovery_hint()) from error
+            good = self._undamaged()
+            last = f"The checkpoint of step {good[-1].step} is intact. " if good else ""
+            advice = "Make room or permit writing there, then run the same command again."
+            raise cannot_write(target, error, last + advice) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._prune()
@@ -90,10 +81,8 @@ class Checkpoint:
     def load(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
         """Return (step, arrays, state) of the newest version, or None if nothing was saved.
 
-        A damaged version is skipped with a warning, and the version before it is loaded.
-
-        Raises:
-            UserError: all versions are damaged, or the newest is of a later format.
+        A damaged version is skipped with a warning, and the version before it is loaded. Raises
+        UserError: all versions are damaged, or the newest is of a later format.
         """
         self._damaged = []
         versions = self._versions()
@@ -125,11 +114,6 @@ class Checkpoint:
         return [version for version in self._versions() if version not in self._damaged]
 
     def _next_path(self, step: int) -> Path:
-        good = self._undamaged()
-        if good and step < good[-1].step:
-            raise ValueError(
-                f"Step {step} is before the newest checkpoint {good[-1].path}; load it first."
-            )
         numbers = [x.number for x in self._versions() if x.step == step]
         suffix = f"-{max(numbers) + 1}" if numbers else ""
         return self._directory / f"{step:012d}{suffix}"
@@ -143,11 +127,6 @@ class Checkpoint:
                 self._remove(version.path)
         self._damaged = []
 
-    def _remove_leftovers(self) -> None:
-        if self._directory.is_dir():
-            for path in self._directory.glob(f"{TEMPORARY}*"):
-                self._remove(path)
-
     def _remove(self, path: Path) -> None:
         """Rename a folder, then remove it, so that a kill leaves no incomplete version.
 
@@ -160,22 +139,14 @@ class Checkpoint:
         except OSError as error:
             print(f"Warning: cannot remove {path} ({error.strerror}).", flush=True)
 
-    def _recovery_hint(self) -> str:
-        good = self._undamaged()
-        last = f"The checkpoint of step {good[-1].step} is intact. " if good else ""
-        return f"{last}Make room or permit writing there, then run the same command again."
-
 
 def load_version(
     path: str | os.PathLike,
 ) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
-    """Load one version by its folder, such as ``checkpoints/000000100000``; changes nothing.
+    """Load one version by its folder, such as ``checkpoints/000000100000``.
 
-    Returns:
-        (step, arrays, state), or None if the folder is not called like a version.
-
-    Raises:
-        UserError: it is damaged, or of a later format.
+    Returns (step, arrays, state), or None if the folder is not called like a version. Raises
+    UserError: it is damaged, or of a later format.
     """
     version = _version(Path(path))
     if version is None:
@@ -187,25 +158,25 @@ def load_version(
 
 
 def compare(
-    expected: Mapping[str, tuple[tuple[int, ...], Any]], arrays: Mapping[str, Any], limit: int = 5
+    expected: Mapping[str, tuple[tuple[int, ...], Any]], arrays: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """Return the differences of ``arrays`` from the variables of a model, one phrase per entry.
+    """Return the differences of a checkpoint's arrays from a model, the first five by name.
 
-    Args:
-        expected: name -> (shape, dtype) of the model.
-        arrays: name -> array of a checkpoint.
-        limit: phrases before the rest is only counted.
+    expected: name -> (shape, dtype) of the model's variables.
     """
+    model = {k: (list(shape), np.dtype(dtype)) for k, (shape, dtype) in expected.items()}
+    saved = {k: (list(array.shape), array.dtype) for k, array in arrays.items()}
     phrases = []
-    for name in sorted(expected.keys() | arrays.keys()):
-        if name not in arrays:
+    for name in sorted(model.keys() | saved.keys()):
+        if name not in saved:
             phrases.append(f"{name} is missing in the checkpoint")
-        elif name not in expected:
+        elif name not in model:
             phrases.append(f"{name} is unknown to this model")
-        else:
-            phrases.extend(_differences(name, *expected[name], arrays[name]))
-    rest = len(phrases) - limit
-    return phrases if rest <= 0 else [*phrases[:limit], f"and {rest} more"]
+        elif model[name] != saved[name]:
+            has, needs = next((a, b) for a, b in zip(saved[name], model[name]) if a != b)
+            phrases.append(f"{name} is {has} in the checkpoint, {needs} in this model")
+    rest = len(phrases) - 5
+    return phrases if rest <= 0 else [*phrases[:5], f"and {rest} more"]
 
 
 def _version(path: Path) -> Version | None:
@@ -213,25 +184,22 @@ def _version(path: Path) -> Version | None:
     return Version(int(match[1]), int(match[2] or 0), path) if match else None
 
 
-def _differences(name: str, shape: tuple[int, ...], dtype: Any, array: np.ndarray) -> list[str]:
-    if tuple(shape) != array.shape:
-        return [f"{name} is {list(array.shape)} in the checkpoint, {list(shape)} in this model"]
-    if np.dtype(dtype) != array.dtype:
-        return [f"{name} is {array.dtype} in the checkpoint, {np.dtype(dtype)} in this model"]
-    return []
-
-
 def _write(folder: Path, step: int, arrays: Mapping[str, Any], state: bytes) -> None:
     """Write the files of a version to the disk, the marker last."""
-    with _new_file(folder / VARIABLES) as file:
+    with (folder / VARIABLES).open("wb") as file:
         write_arrays(file, arrays)
-    with _new_file(folder / STATE) as file:
-        file.write(state)
+        flush(file)
+    _write_bytes(folder / STATE, state)
     files = {name: _fingerprint(folder / name) for name in (VARIABLES, STATE)}
     marker = {"format": FORMAT, "step": step, "files": files}
-    with _new_file(folder / MARKER) as file:
-        file.write(json.dumps(marker, indent=1).encode())
+    _write_bytes(folder / MARKER, json.dumps(marker, indent=1).encode())
     sync(folder)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        flush(file)
 
 
 def _read(version: Version) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
@@ -264,15 +232,8 @@ def _check_marker(version: Version) -> None:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
+        digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
         return {"bytes": file.tell(), "sha256": digest.hexdigest()}
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    with path.open("wb") as file:
-        yield file
-        flush(file)

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.envs.vector.process import Abandoned
+from dreamerv2.common.envs.vector.vector import Abandoned
 
 Transition = dict[str, np.ndarray]
 Policy = Callable[[dict[str, np.ndarray], Any], tuple[dict[str, np.ndarray], Any]]

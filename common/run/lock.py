@@ -27,10 +27,8 @@ class RunLock:
     answers. Where flock does not exist a marker file decides: the marker of a dead process of this
     host is taken over, and that of another host must be deleted by hand.
 
-    ``run.lock`` stays behind and names the last holder; only the lock on it counts.
-
-    Raises:
-        UserError: another process holds the lock, or the folder cannot be written.
+    ``run.lock`` stays behind and names the last holder; only the lock on it counts. Raises
+    UserError: another process holds the lock, or the folder cannot be written.
     """
 
     def __init__(self, logdir: str | os.PathLike):
@@ -38,7 +36,9 @@ class RunLock:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._acquire()
-            self._path.write_text(json.dumps(_this_process()) + "\n")
+            this = {"pid": os.getpid(), "host": socket.gethostname()}
+            this["started"] = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._path.write_text(json.dumps(this) + "\n")
         except OSError as error:
             advice = "Choose a --logdir that you can write to."
             raise cannot_write(self._path, error, advice) from error
@@ -82,8 +82,3 @@ class RunLock:
             f"The logdir {self._path.parent} is in use by {who}; stop it first, or choose another "
             f"--logdir.{advice}"
         )
-
-
-def _this_process() -> dict[str, int | str]:
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": started}

@@ -164,7 +164,7 @@ def test_training_logs_what_the_command_line_logs(trained):
     wanted = {"train_return", "train_length", "eval_return", "model_loss", "actor_loss", "fps"}
     assert not wanted - trained.output.names
     assert not (trained.logdir / "metrics.jsonl").exists(), "the outputs given replace the usual"
-    assert Checkpoint(trained.logdir / "checkpoints", readonly=True).load()[0] == 90
+    assert Checkpoint(trained.logdir / "checkpoints").load()[0] == 90
 
 
 def test_the_seed_reaches_the_environment(trained):

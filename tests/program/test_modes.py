@@ -277,7 +277,7 @@ def test_eval_takes_another_checkpoint(run, capsys):
 
 
 def test_the_precision_of_the_training_does_not_matter(run, tmp_path, capsys):
-    step, arrays, state = Checkpoint(run / "checkpoints", readonly=True).load()
+    step, arrays, state = Checkpoint(run / "checkpoints").load()
     arrays["task/actor_opt/loss_scale"] = np.float32(2**15)  # as of a training in float16
     Checkpoint(tmp_path / "checkpoints").save(step, arrays, state)
     shutil.copy(run / "config.yaml", tmp_path)

@@ -219,7 +219,8 @@ def test_sigterm_saves_all_and_a_second_process_is_refused(tmp_path):
         process.kill()
     assert again.returncode == 0 and "SIGINT" in again.stdout
     later, _, state_later = read_state(tmp_path)
-    assert later > step and state_later["updates"] > state["updates"]
+    # An interrupt may come before the next update.
+    assert later > step and state_later["updates"] >= state["updates"]
 
 
 # --- the other ways to run, in this process ---

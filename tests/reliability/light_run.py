@@ -1,13 +1,14 @@
 """`python light_run.py FLAGS`: the command line with an agent and environments that cost nothing.
 
-Everything around them is real: config, lock, replay, driver, loop, signals, logs, checkpoints and
-worker processes. A start takes a second instead of TensorFlow's eight, so that a run can be killed
-fifty times in a test. Knows these variables of the environment:
+The rest is real: config, lock, replay, driver, loop, signals, logs, checkpoints and worker
+processes. A start takes one second instead of TensorFlow's eight, so that a test can kill a run
+fifty times. Environment variables:
 
-    BLACK_BOX   a file that gets one byte for each step a training environment takes
-    EPISODE     what an episode is like: two numbers between which its length lies
-    PRECIOUS    how many numbers the agent's weights have
-    SLOW_DISK   seconds that each fsync takes longer than here, as if on a slow disk
+    BLACK_BOX   a file that gets one byte for each step of a training environment
+    EPISODE     shortest and longest episode in steps
+    OWN_TASK    use the task of the command line
+    PRECIOUS    number of weights of the agent
+    SLOW_DISK   seconds added to each fsync
 """
 
 import functools
@@ -23,7 +24,7 @@ from dreamerv2.common.envs.spaces import OneHotSpace
 
 
 class Place(gymnasium.Env):
-    """Observations say where they are from: `place` is [number of the episode, step]."""
+    """Observations name their origin: `place` is [number of the episode, step]."""
 
     observation_space = gymnasium.spaces.Dict(
         {
@@ -38,12 +39,11 @@ class Place(gymnasium.Env):
         path = os.environ.get("BLACK_BOX")
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         self._box = os.open(path, flags) if path and mode == "train" else None
-        low, high = map(int, os.environ.get("EPISODE", "12 40").split())
-        self._draw_length = functools.partial(self._random.integers, low, high + 1)
+        self._low, self._high = map(int, os.environ.get("EPISODE", "12 40").split())
 
     def reset(self, *, seed=None, options=None):
         self._episode, self._step = int(self._random.integers(2**24)), 0
-        self._length = self._draw_length()
+        self._length = self._random.integers(self._low, self._high + 1)
         return self._observe(), {}
 
     def step(self, action):
@@ -58,7 +58,7 @@ class Place(gymnasium.Env):
 
 
 class LightAgent:
-    """Weights that know at which agent step they were learned; checks every batch it gets."""
+    """Weights equal the agent step of their last update; checks every batch."""
 
     def __init__(self, config, shapes, actions, discrete):
         self.config, self.actions = config, actions
@@ -75,18 +75,18 @@ class LightAgent:
         return data
 
     def train(self, data, state, step):
-        if "place" in data:
-            self._check(data, state)
+        if "place" not in data:
+            data = {**data, "place": np.zeros((*data["reward"].shape, 2))}
+        else:
+            self._check(data["place"], data["is_first"], state)
         self.weights[:] = step
         self.updates += 1
-        last = data["place"][:, -1] if "place" in data else np.zeros((len(data["reward"]), 2))
-        return {"place": last.astype(np.float32)}, {"fake_loss": 1.0, "model_finite": 1.0}
+        metrics = {"fake_loss": 1.0, "model_finite": 1.0}
+        return {"place": data["place"][:, -1].astype(np.float32)}, metrics
 
-    def _check(self, data, state):
-        place, first = data["place"], data["is_first"]
+    def _check(self, place, first, state):
         steps = np.diff(place, axis=1)
-        steps[first[:, 1:]] = [0, 1]
-        assert (steps == [0, 1]).all(), "a sequence mixes episodes or has lost rows"
+        assert (steps[~first[:, 1:]] == [0, 1]).all(), "a sequence mixes episodes or has lost rows"
         if state is not None:
             on = ~first[:, 0]
             assert (place[on, 0] == state["place"][on] + [0, 1]).all(), "a row lost its thread"
@@ -112,19 +112,14 @@ class LightAgent:
         print(f"Weights of step {self.weights[0]}.", flush=True)
 
 
-def slow_down_fsync(seconds: float) -> None:
-    """Let every fsync of this process take so many seconds longer."""
-    fsync = os.fsync
-
-    def slow_fsync(descriptor):
-        time.sleep(seconds)
-        fsync(descriptor)
-
-    os.fsync = slow_fsync
+def slow_fsync(descriptor, fsync=os.fsync):
+    """Flush a file as a slow disk does."""
+    time.sleep(float(os.environ["SLOW_DISK"]))
+    fsync(descriptor)
 
 
 def make_envs(config, mode, count, seeds):
-    """As the command line makes them, but of the environment above."""
+    """Make the environments as the command line does, but of Place."""
     constructors = [functools.partial(Place, mode, seed) for seed in seeds]
     return envs.vectorize(constructors, config.envs_parallel, config, seeds)
 
@@ -132,7 +127,7 @@ def make_envs(config, mode, count, seeds):
 if __name__ == "__main__":
     train.make_agent = LightAgent
     if "SLOW_DISK" in os.environ:
-        slow_down_fsync(float(os.environ["SLOW_DISK"]))
+        os.fsync = slow_fsync
     if not os.environ.get("OWN_TASK"):  # else the task named on the command line
         train.task_envs = functools.partial(functools.partial, make_envs)
     train.main()

@@ -1,8 +1,9 @@
-"""Starts runs in processes of their own and reads, without our code, what they leave on disk."""
+"""Runs in processes of their own, and readers of their files that need none of our code."""
 
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -25,8 +26,12 @@ TINY = [
 ]
 
 
-def start(script, *arguments, log, before=None, **environment) -> subprocess.Popen:
-    """Start a script with these arguments; all that it says goes to the file `log`."""
+def start(script, *arguments, log, file_size=None, **environment) -> subprocess.Popen:
+    """Start a script whose output goes to the file `log` and whose files have limited sizes."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+
     with open(log, "wb") as output:
         return subprocess.Popen(
             [sys.executable, str(script), *map(str, arguments)],
@@ -34,12 +39,12 @@ def start(script, *arguments, log, before=None, **environment) -> subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=before,
+            preexec_fn=limit if file_size else None,
         )
 
 
 def run(script, *arguments, log, timeout=120, **more) -> tuple[int, str]:
-    """Run a script to its end; return its exit status and what it said."""
+    """Run a script to its end; return its exit status and its output."""
     process = start(script, *arguments, log=log, **more)
     try:
         return process.wait(timeout), Path(log).read_text()
@@ -49,7 +54,7 @@ def run(script, *arguments, log, timeout=120, **more) -> tuple[int, str]:
 
 
 def wait_for(process, log, text, timeout=60, count=1) -> str:
-    """Wait until a process has said a text so many times; return all that it said."""
+    """Wait until a text is so many times in the output of a process; return the output."""
     deadline = time.monotonic() + timeout
     while (said := Path(log).read_text()).count(text) < count:
         assert process.poll() is None, f"it ended without saying '{text}':\n{said[-3000:]}"
@@ -59,35 +64,33 @@ def wait_for(process, log, text, timeout=60, count=1) -> str:
 
 
 def number(said: str, pattern: str) -> int | None:
-    """The last number that follows the pattern, if any: `Continuing from agent step 1,234`."""
+    """Return the last number after a pattern, if any: `Continuing from agent step 1,234`."""
     found = re.findall(pattern + r"([\d,]+)", said)
     return int(found[-1].replace(",", "")) if found else None
 
 
 def checkpoints(logdir) -> list[int]:
-    """The steps of the checkpoints that are marked as whole."""
+    """Return the steps of the whole checkpoints."""
     folder = Path(logdir) / "checkpoints"
     return sorted(int(path.parent.name[:12]) for path in folder.glob("[0-9]*/complete.json"))
 
 
 def episodes(logdir, name="train_episodes") -> list[dict[str, np.ndarray]]:
-    """The arrays of all stored episodes, oldest first."""
+    """Return the arrays of all stored episodes, oldest first."""
     paths = sorted((Path(logdir) / name).glob("*.npz"))
     return [dict(np.load(path, allow_pickle=False)) for path in paths]
 
 
 def steps_on_disk(logdir) -> int:
-    """Agent steps in the training replay: of its files, and those the ledger counts as pruned."""
+    """Return the agent steps of the training replay: of its files, and the pruned ones."""
     folder = Path(logdir) / "train_episodes"
-    names = [path.stem for path in folder.glob("*.npz")]
-    pruned = 0
-    if (folder / "pruned.json").exists():
-        pruned = json.loads((folder / "pruned.json").read_text())["steps"]
-    return pruned + sum(int(name.rpartition("-")[2]) for name in names)
+    ledger = folder / "pruned.json"
+    pruned = json.loads(ledger.read_text())["steps"] if ledger.exists() else 0
+    return pruned + sum(int(path.stem.rpartition("-")[2]) for path in folder.glob("*.npz"))
 
 
 def check_metrics(path) -> int:
-    """Assert that every line is whole and each metric's steps increase; return how many lines."""
+    """Assert that every line is whole and each metric's steps increase; return the line count."""
     last: dict[str, int] = {}
     data = Path(path).read_bytes()
     assert not data or data.endswith(b"\n"), "the last line is half a line"
@@ -110,13 +113,12 @@ def check_episodes(logdir) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """The process ids of a process's children."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()]
+    """Return the process ids of a process's children."""
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs (and is not only waiting for its parent to take notice)."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -1,7 +1,9 @@
 """Rows of experience whose values name their origin, for the tests of the replay."""
 
+import contextlib
 import itertools
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -78,11 +80,8 @@ def sequences(batches, row):
 
 def start_python(code, *args):
     """Start a Python process that can import this module; its output is a pipe."""
-    command, env = (
-        [sys.executable, "-c", code, *map(str, args)],
-        {**os.environ, "PYTHONPATH": SEARCHED},
-    )
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    command, env = [sys.executable, "-c", code, *map(str, args)], {"PYTHONPATH": SEARCHED}
+    return subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, text=True)
 
 
 def run_python(code, *args):
@@ -91,3 +90,14 @@ def run_python(code, *args):
         output = process.stdout.read()
     assert process.returncode == 0, output
     return output
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """Limit how large this process may make a file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Pipe
 from typing import Any
 
@@ -15,7 +15,7 @@ import cloudpickle
 import gymnasium
 
 from dreamerv2.common.envs.vector import worker
-from dreamerv2.common.envs.vector.vector import BatchedEnv
+from dreamerv2.common.envs.vector.vector import Abandoned, BatchedEnv
 
 _MAIN = f"from {worker.__name__} import main; main()"
 # One thread each, because math libraries that start a thread per core in every worker slow all of
@@ -27,10 +27,6 @@ class WorkerHangs(TimeoutError):
     """A worker did not answer in time."""
 
 
-class Abandoned(WorkerHangs):
-    """A worker had not answered when the run had to stop."""
-
-
 class WorkerDied(ConnectionError):
     """A worker ended without a request."""
 
@@ -40,20 +36,23 @@ class WorkerProcess:
 
     Args:
         constructor: makes the environment; pickled by cloudpickle.
+        timeout: seconds that an answer may take; 0 waits forever.
+        deadline: returns the moment (of time.monotonic) to give up; called again and again.
     """
 
     PATIENCE = 5.0  # seconds between asking a worker to close and killing it
     SLICE = 0.5  # seconds between two looks at the deadline while a worker does not answer
     MAKING = 60.0  # seconds that making an environment may take, even where a step may not
 
-    def __init__(self, constructor: bytes):
+    def __init__(self, constructor: bytes, timeout: float, deadline: Callable[[], float]):
+        self._timeout, self._deadline = timeout, deadline
         self._dump = tempfile.TemporaryFile()
         self._pipe, other = Pipe()
-        environment = {**_THREADS, **os.environ, "PYTHONPATH": os.pathsep.join(_import_path())}
+        import_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         files = (other.fileno(), self._dump.fileno())
         self._process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, *map(str, files)],
-            env=environment,
+            env={**_THREADS, **os.environ, "PYTHONPATH": import_path},
             pass_fds=files,
             stdin=subprocess.DEVNULL,
             # Ctrl-C reaches the whole group of the terminal, but the main process ends the workers.
@@ -62,39 +61,30 @@ class WorkerProcess:
         other.close()
         self.send("start", constructor)
 
-    def send(self, command: str, argument: Any) -> None:
+    def send(self, command: str, argument: Any = None) -> None:
         """Ask for a command; ``receive`` reports a worker that has ended."""
         with contextlib.suppress(OSError):
             self._pipe.send((command, argument))
 
-    def receive(
-        self, command: str, timeout: float, deadline: Callable[[], float] = lambda: math.inf
-    ) -> Any:
+    def receive(self, command: str) -> Any:
         """Wait for the answer to a command.
 
-        Args:
-            timeout: seconds it may take; 0 waits forever.
-            deadline: returns the moment (of time.monotonic) to give up; called again and again.
-
         Raises:
-            The worker's own exception, caused by one that shows its traceback; WorkerHangs, with
-            the place where it hangs; WorkerDied.
+            The worker's own exception, caused by one that shows its traceback; WorkerHangs or
+            Abandoned, with the place where the worker hangs; WorkerDied.
         """
         if self._pipe.closed:
-            raise WorkerDied("The environment's process was ended, because it had not answered.")
-        limit = f"within env_timeout = {timeout:g} seconds"
-        if command == "start" and 0 < timeout < self.MAKING:
-            timeout = self.MAKING
-            limit = f"within {timeout:g} seconds (more than env_timeout, for making it)"
-        latest = time.monotonic() + (timeout if timeout > 0 else math.inf)
+            raise Abandoned("The environment's process was ended, because it had not answered.")
+        limit = max(self._timeout, self.MAKING if command == "start" else 0)
+        latest = time.monotonic() + (limit if self._timeout > 0 else math.inf)
         while not self._pipe.poll(max(0.0, min(self.SLICE, latest - time.monotonic()))):
-            now = time.monotonic()
-            if now >= min(latest, deadline()):
-                limit = limit if now >= latest else "before the run was stopped"
-                raise WorkerHangs(
-                    f"The environment did not finish '{command}' {limit}. "
-                    f"It hangs here:\n{self._where()}"
-                )
+            now, where = time.monotonic(), f"The environment did not finish '{command}'"
+            if now >= latest:
+                where += f" within {limit:g} seconds (env_timeout = {self._timeout:g})"
+                raise WorkerHangs(f"{where}. It hangs here:\n{self._where()}")
+            if now >= self._deadline():
+                where += " before the run was stopped"
+                raise Abandoned(f"{where}. It hangs here:\n{self._where()}")
         try:
             result, failure = self._pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -106,11 +96,6 @@ class WorkerProcess:
         if failure is not None:
             raise failure.rebuild()
         return result
-
-    def ask_to_end(self) -> None:
-        """Ask the worker to close its environment and end; `close` waits for the end."""
-        if self._process.poll() is None:
-            self.send("close", None)
 
     def close(self, latest: float = 0.0) -> None:
         """Kill the process, if it has not ended by the moment `latest` (of time.monotonic)."""
@@ -151,11 +136,7 @@ class ProcessVectorEnv(BatchedEnv):
       timeout: seconds that a worker may take to answer, at least 60 of them for making its
         environment; 0 waits forever. A worker that hangs or dies counts as a failure.
 
-    Raises (in any method):
-      The environment's own exception, caused by one that shows the worker's traceback;
-      WorkerHangs, with the place where the worker hangs (Abandoned, if a stop did not let a reset
-      finish); WorkerDied.
-      All workers are closed before that.
+    An exception that no restart mends closes all workers.
     """
 
     def __init__(
@@ -177,12 +158,15 @@ class ProcessVectorEnv(BatchedEnv):
         """
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
-    def _open(self, constructors: Sequence[Callable]) -> list[tuple]:
+    def _open(self, constructors: Sequence[Callable]) -> list[worker.Made]:
         self._constructors = [cloudpickle.dumps(constructor) for constructor in constructors]
         self._workers: list[WorkerProcess] = []
-        for payload in self._constructors:  # one by one: an interrupt must find all of them
-            self._workers.append(WorkerProcess(payload))
-        return [self._receive(index, "start") for index in range(len(self._workers))]
+        for index in range(self.num_envs):  # one by one: an interrupt must find all of them
+            self._workers.append(self._start(index))
+        return [process.receive("start") for process in self._workers]
+
+    def _start(self, index: int) -> WorkerProcess:
+        return WorkerProcess(self._constructors[index], self._timeout, lambda: self._deadline)
 
     def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
         try:
@@ -191,46 +175,38 @@ class ProcessVectorEnv(BatchedEnv):
             self.close(terminate=True)
             raise
 
+    def _answer(self, index: int, command: str, argument: Any) -> Any:
+        """Answer for a worker that a stop does not wait for; a reset has no answer."""
+        try:
+            return super()._answer(index, command, argument)
+        except Abandoned:
+            self._workers[index].close()
+            self.abandoned.add(index)
+            if command == "reset":
+                raise
+            return self._truncated(index) if command == "step" else None
+
     def _replace(self, index: int, error: Exception) -> None:
         process, latest = self._workers[index], 0.0
         if not isinstance(error, WorkerHangs | WorkerDied):
-            process.ask_to_end()  # the environment may hold processes or licences of its own
+            process.send("close")  # the environment may hold processes or licences of its own
             latest = time.monotonic() + WorkerProcess.PATIENCE
         process.close(latest)
-        self._workers[index] = WorkerProcess(self._constructors[index])
-        self._receive(index, "start")
+        self._workers[index] = self._start(index)
+        self._workers[index].receive("start")
 
     def _send(self, index: int, command: str, argument: Any) -> None:
         self._workers[index].send(command, argument)
 
-    def _receive(self, index: int, command: str) -> Any:
-        return self._workers[index].receive(command, self._timeout, lambda: self._deadline)
-
-    def _gives_up(self, error: Exception) -> bool:
-        lost = isinstance(error, WorkerHangs | WorkerDied)
-        return lost and time.monotonic() >= self._deadline
-
-    def _abandon(self, index: int, command: str, error: Exception) -> Any:
-        """Answer for a worker that a stop does not wait for; a reset has no answer."""
-        self._workers[index].close()
-        self.abandoned.add(index)
-        if command == "step":
-            return self._truncated(index)
-        if command == "render":
-            return None
-        raise Abandoned(*error.args) from error
+    def _receive(self, index: int, command: str, argument: Any) -> Any:
+        return self._workers[index].receive(command)
 
     def close_extras(self, terminate: bool = False, **kwargs) -> None:
         """Close every environment and wait until its process has ended, together for all."""
         latest = 0.0
         if not terminate:
             for process in self._workers:
-                process.ask_to_end()
+                process.send("close")
             latest = time.monotonic() + WorkerProcess.PATIENCE
         for process in self._workers:
             process.close(latest)
-
-
-def _import_path() -> Iterable[str]:
-    """Return this process's sys.path, with the working directory in place of ''."""
-    return [path or os.getcwd() for path in sys.path]

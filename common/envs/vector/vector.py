@@ -14,12 +14,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from dreamerv2.common.envs.vector import worker
 from dreamerv2.common.errors import UserError
 
 _log = logging.getLogger(__name__)
+
+
+class Abandoned(TimeoutError):
+    """An environment had not answered when the run had to stop."""
 
 
 class BatchedEnv(VectorEnv):
@@ -38,6 +42,7 @@ class BatchedEnv(VectorEnv):
         repeats an earlier one. None leaves the first resets without a seed.
 
     Attributes:
+      inner: spaces and render mode of environment 0 before the wrappers of this package.
       abandoned: indices of the environments that a stop did not wait for, see ``hurry``.
     """
 
@@ -64,22 +69,21 @@ class BatchedEnv(VectorEnv):
                 self.close()
             raise
 
-    def _set_spaces(self, spaces: Sequence[tuple[gymnasium.Space, gymnasium.Space]]) -> None:
-        observation_space, action_space = spaces[0]
-        for index, other in enumerate(spaces):
-            if other != spaces[0]:
+    def _set_spaces(self, made: Sequence[worker.Made]) -> None:
+        spaces, self.inner = made[0]
+        for index, (other, _) in enumerate(made):
+            if other != spaces:
                 raise UserError(
-                    f"Environment {index} has the spaces {other}, which differ from {spaces[0]} of "
+                    f"Environment {index} has the spaces {other}, which differ from {spaces} of "
                     "environment 0; all must be the same."
                 )
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.single_observation_space = observation_space
-        self.single_action_space = action_space
-        self.observation_space = batch_space(observation_space, self.num_envs)
-        self.action_space = batch_space(action_space, self.num_envs)
+        self.single_observation_space, self.single_action_space = spaces
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
 
-    def _open(self, constructors: Sequence[Callable]) -> list[tuple]:
-        """Make every environment; return their (observation space, action space)."""
+    def _open(self, constructors: Sequence[Callable]) -> list[worker.Made]:
+        """Make every environment."""
         raise NotImplementedError
 
     def _replace(self, index: int, error: Exception) -> None:
@@ -87,10 +91,9 @@ class BatchedEnv(VectorEnv):
         raise NotImplementedError
 
     def _send(self, index: int, command: str, argument: Any) -> None:
-        """Ask an environment for a command of ``worker.perform``."""
-        raise NotImplementedError
+        """Let an environment begin a command of ``worker.perform``."""
 
-    def _receive(self, index: int, command: str) -> Any:
+    def _receive(self, index: int, command: str, argument: Any) -> Any:
         """Return the result of the last command that was sent."""
         raise NotImplementedError
 
@@ -101,13 +104,11 @@ class BatchedEnv(VectorEnv):
           The observations, key -> [E, ...] (rows outside of the mask repeat their last
           observation), and an empty info dict: no info is passed on.
         """
-        options = dict(options or {})
-        mask = options.pop("reset_mask", None)
-        mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         seeds = self._next_seeds if seeds is None else seeds
-        arguments = {int(i): (seeds[i], options or None) for i in np.flatnonzero(mask)}
-        for index, obs in self._ask("reset", arguments).items():
+        results = self._ask("reset", {int(i): seeds[i] for i in np.flatnonzero(mask)})
+        for index, obs in results.items():
             self._rows[index] = obs
             self._next_seeds[index] = None
             self._needs_reset[index] = False
@@ -122,9 +123,6 @@ class BatchedEnv(VectorEnv):
         Returns:
           observations key -> [E, ...], rewards float64 [E], terminations bool [E], truncations
           bool [E], and an empty info dict.
-
-        Raises:
-          RuntimeError: an environment has finished and was not reset.
         """
         if self._needs_reset.any():
             finished = np.flatnonzero(self._needs_reset).tolist()
@@ -148,11 +146,6 @@ class BatchedEnv(VectorEnv):
         drawn = self._ask("render", {i: None for i in indices if i not in self._replaced})
         return tuple(drawn.get(index) for index in indices)
 
-    @property
-    def inner(self) -> worker.Inner:
-        """Spaces and render mode of the environments before the wrappers of this package."""
-        return self._ask("inner", {0: None})[0]
-
     def _ask(self, command: str, arguments: dict[int, Any]) -> dict[int, Any]:
         """Have each environment named in ``arguments`` perform a command."""
         if self.closed:
@@ -163,71 +156,57 @@ class BatchedEnv(VectorEnv):
 
     def _answer(self, index: int, command: str, argument: Any) -> Any:
         """Return the result of a command, replacing the environment as often as it fails."""
+        phase = command
         try:
-            return self._receive(index, command)
+            return self._receive(index, command, argument)
         except Exception as error:
-            failure, where = error, command
+            failure = error
         while True:
-            if self._gives_up(failure):
-                return self._abandon(index, command, failure)
-            self._count_restart(index, where, failure)
+            self._count_restart(index, phase, failure)
             try:
+                phase = "its constructor"
                 self._replace(index, failure)
                 self._replaced.add(index)
                 if command == "step":
                     return self._truncated(index)
-                self._send(index, command, (self._next_seeds[index], argument[1]))
-                return self._receive(index, command)
+                phase = command
+                self._send(index, command, self._next_seeds[index])
+                return self._receive(index, command, self._next_seeds[index])
             except Exception as error:
-                where = command if index in self._replaced else "its constructor"
                 failure = error
 
-    def _count_restart(self, index: int, where: str, error: Exception) -> None:
-        may_restart = where not in ("render", "inner") and not isinstance(error, UserError)
-        if not may_restart or self._restarts_left[index] <= 0:
+    def _count_restart(self, index: int, phase: str, error: Exception) -> None:
+        final = phase == "render" or isinstance(error, UserError | Abandoned)
+        if final or self._restarts_left[index] <= 0:
             raise error
         self._restarts_left[index] -= 1
-        self._replaced.discard(index)
         child = self._seed_sequences[index].spawn(1)[0]
         self._next_seeds[index] = int(child.generate_state(1)[0])
         _log.warning(
             "Environment %d failed in %s and is made anew (%d restarts left).",
             index,
-            where,
+            phase,
             self._restarts_left[index],
             exc_info=error,
         )
-
-    def _gives_up(self, error: Exception) -> bool:
-        """Return True for an environment that a stop does not wait for."""
-        return False
-
-    def _abandon(self, index: int, command: str, error: Exception) -> Any:
-        raise error
 
     def _truncated(self, index: int) -> tuple:
         return self._rows[index], 0.0, False, True
 
     def _stack(self) -> dict[str, np.ndarray]:
-        batch = {}
-        for key, space in self.single_observation_space.items():
-            values = np.empty((self.num_envs, *space.shape), space.dtype)
-            for index, row in enumerate(self._rows):
-                values[index] = row[key]
-            batch[key] = values
-        return batch
+        space = self.single_observation_space
+        return concatenate(space, self._rows, create_empty_array(space, self.num_envs))
 
 
 class SerialVectorEnv(BatchedEnv):
     """Environments that run one after the other in this process."""
 
-    def _open(self, constructors: Sequence[Callable]) -> list[tuple]:
+    def _open(self, constructors: Sequence[Callable]) -> list[worker.Made]:
         self._constructors = constructors
-        self._arguments: list[Any] = [None] * len(constructors)
         self.envs: list[gymnasium.Env] = []
         for constructor in constructors:
             self.envs.append(constructor())
-        return [(env.observation_space, env.action_space) for env in self.envs]
+        return [worker.describe(env) for env in self.envs]
 
     def _replace(self, index: int, error: Exception) -> None:
         try:
@@ -236,11 +215,8 @@ class SerialVectorEnv(BatchedEnv):
             _log.warning("Closing the failed environment failed as well: %s", failure)
         self.envs[index] = self._constructors[index]()
 
-    def _send(self, index: int, command: str, argument: Any) -> None:
-        self._arguments[index] = argument
-
-    def _receive(self, index: int, command: str) -> Any:
-        return worker.perform(self.envs[index], command, self._arguments[index])
+    def _receive(self, index: int, command: str, argument: Any) -> Any:
+        return worker.perform(self.envs[index], command, argument)
 
     def close_extras(self, **kwargs) -> None:
         """Close every environment, even if the closing of another fails."""

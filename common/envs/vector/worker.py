@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -27,12 +26,10 @@ class WorkerTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-@dataclass
-class Failure:
+class Failure(NamedTuple):
     """An exception that travels from the worker to the main process."""
 
-    error: bytes  # pickled; empty if pickling failed
-    summary: str
+    error: bytes  # pickled
     trace: str
 
     @classmethod
@@ -42,13 +39,12 @@ class Failure:
             packed = cloudpickle.dumps(error)
             cloudpickle.loads(packed)  # some exceptions pickle but cannot be made again
         except Exception:
-            packed = b""
-        summary = f"{type(error).__name__}: {error}"
-        return cls(packed, summary, traceback.format_exc())
+            packed = cloudpickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+        return cls(packed, traceback.format_exc())
 
     def rebuild(self) -> Exception:
-        """The exception, with the worker's traceback as its cause."""
-        error = cloudpickle.loads(self.error) if self.error else RuntimeError(self.summary)
+        """Return the exception, with the worker's traceback as its cause."""
+        error = cloudpickle.loads(self.error)
         error.__cause__ = WorkerTraceback(self.trace)
         return error
 
@@ -61,8 +57,18 @@ class Inner(NamedTuple):
     render_mode: str | None
 
 
+Made = tuple[tuple[gymnasium.Space, gymnasium.Space], Inner]
+
+
+def describe(env: gymnasium.Env) -> Made:
+    """Return the observation and the action space, and those inside of the wrappers."""
+    inner = env.unwrapped
+    inside = Inner(inner.observation_space, inner.action_space, inner.render_mode)
+    return (env.observation_space, env.action_space), inside
+
+
 def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
-    """Execute a command: 'reset' with (seed, options), 'step' with an action, 'render' or 'inner'.
+    """Execute a command: 'reset' with a seed, 'step' with an action, or 'render'.
 
     'reset' returns the observation, 'step' observation, reward, terminated and truncated. Infos are
     left out, because nothing reads them and they may hold objects that cannot be pickled or
@@ -71,17 +77,11 @@ def perform(env: gymnasium.Env, command: str, argument: Any) -> Any:
     if command == "step":
         return env.step(argument)[:4]
     if command == "reset":
-        seed, options = argument
-        return env.reset(seed=seed, options=options)[0]
-    if command == "render":
-        try:
-            return env.render()
-        except Exception as error:  # No video is worth the environment: answer with the reason.
-            return f"render() raised {type(error).__name__}: {error}"
-    if command == "inner":
-        inner = env.unwrapped
-        return Inner(inner.observation_space, inner.action_space, inner.render_mode)
-    raise ValueError(f"Unknown command '{command}'.")
+        return env.reset(seed=argument)[0]
+    try:
+        return env.render()
+    except Exception as error:  # No video is worth the environment: answer with the reason.
+        return f"render() raised {type(error).__name__}: {error}"
 
 
 def serve(pipe: Connection) -> None:
@@ -99,7 +99,7 @@ def serve(pipe: Connection) -> None:
         try:
             if command == "start":
                 env = cloudpickle.loads(argument)()
-                answer = (env.observation_space, env.action_space)
+                answer = describe(env)
             else:
                 answer = perform(env, command, argument)
             pipe.send((answer, None))

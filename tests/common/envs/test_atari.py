@@ -47,10 +47,6 @@ def emulator(game="pong", sticky=0.25, seed=0):
     return ale, rng
 
 
-def test_the_benchmark_has_55_games():
-    assert len(set(BENCHMARK)) == 55
-
-
 @pytest.mark.parametrize("game", BENCHMARK)
 def test_every_game_of_the_benchmark_resets_and_steps(game):
     env = make_env(f"atari_{game}", env_config(action_repeat=4))
@@ -78,10 +74,10 @@ def test_an_unknown_game_is_refused_and_the_nearest_named(name, nearest):
 
 
 @pytest.mark.parametrize("game", ["pong", "breakout", "space_invaders"])
-@pytest.mark.parametrize("grayscale", [True, False])
-def test_steps_equal_a_bare_emulator(game, grayscale):
+@pytest.mark.parametrize(("grayscale", "repeats"), [(True, 4), (False, 4), (True, 1)])
+def test_steps_equal_a_bare_emulator(game, grayscale, repeats):
     """No-ops, sticky actions, rewards, max over two frames and resize, computed another way."""
-    env = Atari(game, (64, 64), action_repeat=4, grayscale=grayscale, noops=30, seed=3)
+    env = Atari(game, (64, 64), repeats, grayscale, noops=30, seed=3)
     ale, rng = emulator(game, seed=3)
     grab = ale.getScreenGrayscale if grayscale else ale.getScreenRGB
     obs, _ = env.reset()
@@ -94,11 +90,11 @@ def test_steps_equal_a_bare_emulator(game, grayscale):
     for index in np.random.default_rng(1).integers(len(actions), size=100):
         obs, reward, over, truncated, _ = env.step(index)
         frames, expected = [], 0
-        for _ in range(4):
+        for _ in range(repeats):
             expected += ale.act(actions[index])
             frames.append(grab())
         assert reward == expected
-        assert np.array_equal(obs["image"], resize(np.maximum(frames[2], frames[3])))
+        assert np.array_equal(obs["image"], resize(np.max(frames[-2:], axis=0)))
         assert np.array_equal(env.render(), ale.getScreenRGB())
         if ale.game_over():
             break
@@ -128,24 +124,6 @@ def test_last_image_is_the_true_last_frame_wherever_in_the_skip_the_game_ends():
     assert len(ends) > 1, "the games all ended in the same frame of the skip"
 
 
-def test_noops_vary_from_one_to_thirty():
-    env = Atari("pong", seed=0)
-    counts = set()
-    for _ in range(80):
-        env.reset()
-        counts.add(env._ale.getEpisodeFrameNumber())
-    assert min(counts) >= 1 and max(counts) <= 30 and len(counts) > 15
-
-
-def test_without_sticky_actions_the_game_runs_otherwise():
-    """The comparison above holds with probability 0.25 on both sides; here it must not be 0."""
-    usual, plain = Atari("pong", seed=0), Atari("pong", sticky=0.0, seed=0)
-    usual.reset(), plain.reset()
-    actions = np.random.default_rng(0).integers(2, 4, 60)
-    pairs = [(usual.step(a)[0]["image"], plain.step(a)[0]["image"]) for a in actions]
-    assert not all(np.array_equal(*pair) for pair in pairs)
-
-
 def test_losing_a_life_is_not_the_end():
     env = Atari("breakout", seed=0)
     env.reset()
@@ -156,15 +134,6 @@ def test_losing_a_life_is_not_the_end():
         over = env.step(rng.integers(4))[2]
         lives.append(env._ale.lives())
     assert lives[0] == 5 and {4, 3, 2, 1} <= set(lives) and lives[-1] == 0
-
-
-def test_time_limit_truncates_in_agent_steps():
-    env = make_env("atari_pong", env_config(action_repeat=4, time_limit=7))
-    action = np.eye(6, dtype=np.float32)[0]
-    for _ in range(2):
-        env.reset()
-        flags = [env.step(action)[2:4] for _ in range(7)]
-        assert flags == [(False, False)] * 6 + [(False, True)]
 
 
 @pytest.mark.slow
@@ -182,12 +151,3 @@ def test_no_cap_of_108000_frames():
 def test_action_set(all_actions, count):
     env = make_env("atari_pong", env_config(atari_all_actions=all_actions))
     assert env.action_space.n == count
-
-
-def test_action_repeat_one_shows_the_current_frame():
-    env = Atari("pong", action_repeat=1, noops=0, seed=0)
-    env.reset()
-    resize = AreaResize((210, 160, 1), (64, 64))
-    for _ in range(100):
-        obs = env.step(2)[0]
-    assert np.array_equal(obs["image"], resize(env._ale.getScreenGrayscale()))

@@ -81,14 +81,11 @@ def test_every_episode_leaves_a_line_of_crafters_own_statistics(tmp_path, mode):
         env.step(np.eye(17, dtype=np.float32)[action])
         if official.step(action)[2]:
             env.reset(), official.reset()
-    lines = (tmp_path / f"crafter_{mode}" / "stats.jsonl").read_text().splitlines()
-    ours, theirs = map(json.loads, (lines[0], read_official(tmp_path)[0]))
-    assert len(lines) == 2 and ours == theirs and list(ours) == list(theirs)
+    folders = (f"crafter_{mode}", "official")
+    files = [(tmp_path / name / "stats.jsonl").read_text().splitlines() for name in folders]
+    ours, theirs = (json.loads(lines[0]) for lines in files)
+    assert len(files[0]) == 2 and ours == theirs and list(ours) == list(theirs)
     assert sum("achievement" in key for key in ours) == 22 and ours["reward"] != 0
-
-
-def read_official(folder):
-    return (folder / "official" / "stats.jsonl").read_text().splitlines()
 
 
 def test_statistics_that_cannot_be_written_are_reported_in_a_sentence(tmp_path):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from env_fakes import GOOD, VECTOR, Scripted
@@ -26,17 +28,10 @@ def test_a_broken_observation_is_named(bad, message):
         env.step(0)
 
 
-@pytest.mark.parametrize("reward", [1e39, -1e300])
-def test_a_reward_too_large_for_the_replay_is_named(reward):
-    with pytest.raises(NotFinite, match="must be finite in float32"):
+@pytest.mark.parametrize("reward", [1e39, -1e300, float("nan")])
+def test_a_reward_that_is_not_finite_in_the_replay_is_named(reward):
+    with pytest.raises(NotFinite, match=f"the reward {re.escape(str(reward))}; .* finite in float"):
         CheckSpaces(Scripted(VECTOR, GOOD, reward=reward)).step(0)
-
-
-def test_a_reward_that_is_nan_is_named():
-    env = CheckSpaces(Scripted(VECTOR, GOOD, GOOD, reward=float("nan")))
-    env.reset()
-    with pytest.raises(UserError, match="reward nan"):
-        env.step(0)
 
 
 @pytest.mark.parametrize("reward", [None, "1", np.array([1.0, 2.0]), np.array([]), [None]])
@@ -74,13 +69,8 @@ def test_a_flag_of_several_values_is_named():
         (Box(0, 1, (2,), np.float32), "must be a Dict"),
         (Dict({}), "at least one key"),
         (Dict({"reward": Box(0, 1, (), np.float32)}), "'reward' is reserved"),
-        # The model would take its own target, its own loss and the emulator's memory for them.
-        (Dict({"discount": Box(0, 1, (), np.float32)}), "'discount' is reserved"),
+        # The model would take its own loss and the emulator's memory for them.
         (Dict({"kl": Box(0, 1, (), np.float32)}), "'kl' is reserved"),
-        (Dict({"actor": Box(0, 1, (), np.float32)}), "'actor' is reserved"),
-        # The checksum of each row in an unfinished episode.
-        (Dict({"_crc32": Box(0, 1, (), np.float32)}), "'_crc32' is reserved"),
-        (Dict({"k" * 5000: Box(0, 1, (), np.float32)}), "'kkk.*k...' has 5000 characters"),
         (Dict({"ram": Box(0, 255, (2, 2, 1), np.uint8)}), "'ram' is reserved"),
         (Dict({"x": Box(0, 1, (2,), np.float64)}), "'x' is Box"),
         (Dict({"x": Box(0, 1, (2, 2), np.float32)}), "'x' is Box"),

@@ -1,5 +1,3 @@
-import os
-import subprocess
 import sys
 
 import pytest
@@ -45,13 +43,11 @@ def test_a_missing_package_says_which_extra_to_install(task, package, extra, mon
         make_env(task, env_config())
 
 
-def test_suites_are_imported_only_when_asked_for():
+def test_suites_are_imported_only_when_asked_for(python):
     code = (
         "import sys; from dreamerv2.common.envs import make_env; "
         "import dreamerv2.common.run.driver;"
         "print([m for m in ('ale_py', 'crafter', 'minigrid', 'dm_control', 'tensorflow', 'PIL')"
         " if m in sys.modules])"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", code]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == "[]\n"
+    assert python("-c", code).communicate()[0] == "[]\n"

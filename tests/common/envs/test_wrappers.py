@@ -5,21 +5,7 @@ from env_fakes import GOOD, VECTOR, Counting, Scripted
 from gymnasium.spaces import Box, Dict
 
 from dreamerv2.common.envs import wrappers
-from dreamerv2.common.envs.wrappers import AreaResize, overlaps
-
-
-def test_time_limit_truncates_and_starts_over():
-    env = wrappers.TimeLimit(Counting((100,)), 3)
-    for _ in range(2):
-        env.reset()
-        flags = [env.step(None)[2:4] for _ in range(3)]
-        assert flags == [(False, False), (False, False), (False, True)]
-
-
-def test_time_limit_does_not_hide_a_termination():
-    env = wrappers.TimeLimit(Counting((3,)), 3)
-    env.reset()
-    assert [env.step(None)[2] for _ in range(3)][-1], "terminated at the limit"
+from dreamerv2.common.envs.wrappers import AreaResize
 
 
 def test_action_repeat_adds_rewards_and_stops_at_the_end():
@@ -32,25 +18,14 @@ def test_action_repeat_adds_rewards_and_stops_at_the_end():
 
 
 def test_images_of_any_size_and_number_are_resized():
-    space = Dict(
-        {
-            "front": Box(0, 255, (30, 40, 3), np.uint8),
-            "depth": Box(0, 255, (8, 8, 1), np.uint8),
-            "right": Box(0, 255, (10, 12, 3), np.uint8),
-            "x": VECTOR["x"],
-        }
-    )
-    obs = {"front": np.full((30, 40, 3), 7, np.uint8), "depth": np.full((8, 8, 1), 9, np.uint8)}
-    obs |= {"right": np.full((10, 12, 3), 5, np.uint8), **GOOD}
+    shapes = {"front": (30, 40, 3), "depth": (8, 8, 1), "right": (10, 12, 3)}
+    space = Dict({**VECTOR, **{key: Box(0, 255, shapes[key], np.uint8) for key in shapes}})
+    obs = {**GOOD, **{key: np.full(shape, 7, np.uint8) for key, shape in shapes.items()}}
     env = wrappers.standardize(Scripted(space, obs), env_config(render_size=(10, 12)))
     result = env.reset()[0]
-    assert {k: v.shape for k, v in result.items()} == {
-        "front": (10, 12, 3),
-        "depth": (10, 12, 1),
-        "right": (10, 12, 3),
-        "x": (2,),
-    }
-    assert (result["front"] == 7).all() and (result["depth"] == 9).all()
+    resized = {"front": (10, 12, 3), "depth": (10, 12, 1), "right": (10, 12, 3)}
+    assert {key: value.shape for key, value in result.items()} == {"x": (2,), **resized}
+    assert all((result[key] == 7).all() for key in shapes)
     assert result["right"] is obs["right"], "an image that fits was copied"
     assert all(env.observation_space[k].shape == v.shape for k, v in result.items())
 
@@ -84,17 +59,9 @@ def area_mean(image, size):
     ],
 )
 def test_equals_the_mean_over_the_covered_area(source, target):
+    resize = AreaResize(source, target)
     image = np.random.default_rng(0).integers(0, 256, source).astype(np.uint8)
-    result = AreaResize(source, target)(image)
+    result = resize(image)
     assert result.dtype == np.uint8 and result.shape == (*target, source[2])
     assert np.abs(result - area_mean(image, target)).max() <= 0.5 + 1e-3, "beyond rounding"
-
-
-def test_extreme_values_do_not_overflow():
-    white = np.full((210, 160, 1), 255, np.uint8)
-    assert (AreaResize((210, 160, 1), (64, 64))(white) == 255).all()
-
-
-def test_overlaps_sum_to_one():
-    for source, target in [(210, 64), (160, 64), (3, 7), (7, 3)]:
-        assert np.allclose(overlaps(source, target).sum(1), 1)
+    assert (resize(np.full_like(image, 255)) == 255).all(), "an overflow"

@@ -1,14 +1,13 @@
 import os
-from datetime import datetime
 
 import numpy as np
 import pytest
-from episode_rows import make_arrays, make_row, run_python
+from episode_rows import make_arrays, make_row
 
-from dreamerv2.common.errors import DamagedFile, UserError
+from dreamerv2.common.errors import DamagedFile
 from dreamerv2.common.replay.episode import (
     FILE_NAME,
-    FileCache,
+    ArrayCache,
     Names,
     StoredEpisode,
     write_episode,
@@ -39,16 +38,11 @@ def test_a_written_file_has_the_name_and_format_of_the_release(tmp_path):
 def test_names_sort_in_the_order_given_within_a_second_and_when_the_clock_goes_back():
     names = Names()
     given = [names.new() for _ in range(50)]
-    later = Names("29991231T235959-" + "f" * 32)
+    later = Names("29991231T235959-" + "0f" * 16)
     given += [later.new() for _ in range(3)]
     assert given == sorted(set(given))
     assert all(FILE_NAME.fullmatch(f"{name}-7.npz") for name in given)
-    assert given[-1].startswith("30000101T000000")
-
-
-@pytest.mark.parametrize("last", ["20211399T999999-" + "0" * 32, "99991231T235959-" + "0" * 32])
-def test_an_impossible_date_in_a_name_is_no_obstacle(last):
-    assert Names(last).new() >= f"{datetime.now():%Y}"
+    assert given[-1].startswith("29991231T235959-0f0f0f12")
 
 
 @pytest.mark.parametrize("saver", [np.savez, np.savez_compressed])
@@ -56,13 +50,12 @@ def test_any_rows_of_stored_and_compressed_files_are_read(tmp_path, saver):
     arrays = make_arrays(2, 9) | {"ram": np.zeros((10, 128), np.uint8)}
     episode = StoredEpisode(save(tmp_path, arrays, saver))
     assert (episode.rows, episode.steps, episode.id) == (10, 9, NAME)
-    files = FileCache()
+    files = ArrayCache()
     for start, rows in [(0, 10), (9, 1), (3, 4)]:
         out = buffers(rows)
         episode.read(start, out, files)
         for key, array in out.items():
             np.testing.assert_array_equal(array, arrays[key][start : start + rows])
-    files.close()
 
 
 def test_other_number_types_and_fortran_order_are_read_as_well(tmp_path):
@@ -71,54 +64,37 @@ def test_other_number_types_and_fortran_order_are_read_as_well(tmp_path):
     arrays["reward"] = arrays["reward"].astype(np.float64)
     episode = StoredEpisode(save(tmp_path, arrays))
     out = {"action": np.empty((4, 2), np.float32), "reward": np.empty(4, np.float32)}
-    episode.read(5, out, FileCache())
+    episode.read(5, out, ArrayCache())
     np.testing.assert_array_equal(out["action"], arrays["action"][5:9])
     np.testing.assert_array_equal(out["reward"], arrays["reward"][5:9])
 
 
-def test_the_cache_bounds_open_files_and_decompressed_bytes(tmp_path):
-    files = FileCache(max_files=3, max_bytes=500)
-    before = len(os.listdir("/proc/self/fd"))
+def test_the_cache_of_compressed_episodes_is_bounded(tmp_path):
+    cache = ArrayCache(max_bytes=500)
     for index in range(8):
-        for saver, stem in ((np.savez, "a"), (np.savez_compressed, "b")):
-            name = f"20210102T030405-{stem * 31}{index}-9.npz"
-            episode = StoredEpisode(save(tmp_path, make_arrays(index, 9), saver, name))
-            out = buffers(2)
-            episode.read(0, out, files)
-            assert out["action"][1].tolist() == [index, 1]
-            assert files.cached_bytes <= 500
-    assert len(os.listdir("/proc/self/fd")) - before <= 3
-    files.close()
-    assert files.cached_bytes == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+        name = f"20210102T030405-{index:032x}-9.npz"
+        episode = StoredEpisode(save(tmp_path, make_arrays(index, 9), np.savez_compressed, name))
+        out = buffers(2)
+        episode.read(0, out, cache)
+        assert out["action"][1].tolist() == [index, 1] and 0 < cache.bytes <= 500
 
 
-def broken(arrays, kind):
-    """Return the arrays of an episode damaged in one way."""
-    if kind == "pickled":
-        return {**arrays, "log_extra": np.array([{}] * 10, object)}
-    if kind == "foreign":
-        return {"weights": np.zeros((10, 3))}
-    if kind == "unequal":
-        return {**arrays, "reward": arrays["reward"][:-1]}
-    if kind == "empty":
-        return {key: array[:0] for key, array in arrays.items()}
-    return {key: array for key, array in arrays.items() if key != "is_last"}
+WHOLE = make_arrays(1, 9)
 
 
 @pytest.mark.parametrize(
-    "kind, reason",
+    "arrays, reason",
     [
-        ("pickled", "pickled"),
-        ("foreign", "missing"),
-        ("unequal", "different lengths"),
-        ("empty", "different lengths"),
-        ("keyless", "is_last missing"),
+        (WHOLE | {"log_extra": np.array([{}] * 10, object)}, "pickled"),
+        ({"weights": np.zeros((10, 3))}, "missing"),
+        (WHOLE | {"reward": WHOLE["reward"][:-1]}, "different lengths"),
+        ({key: array[:0] for key, array in WHOLE.items()}, "different lengths"),
+        ({key: array for key, array in WHOLE.items() if key != "is_last"}, "is_last missing"),
     ],
 )
 @pytest.mark.parametrize("saver", [np.savez, np.savez_compressed])
-def test_what_is_no_episode_is_refused_with_the_reason(tmp_path, kind, reason, saver):
-    path = save(tmp_path, broken(make_arrays(1, 9), kind), saver)
+def test_a_file_that_is_no_episode_is_refused_with_the_reason(tmp_path, arrays, reason, saver):
+    path = save(tmp_path, arrays, saver)
     with pytest.raises(DamagedFile, match=reason):
         StoredEpisode(path)
 
@@ -139,64 +115,23 @@ def test_any_flipped_bit_of_the_data_is_found_before_it_is_delivered(tmp_path):
     for byte in range(position, position + arrays["action"].nbytes, 7):
         path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 4]) + whole[byte + 1 :])
         with pytest.raises(DamagedFile, match=r"CRC|checksum"):
-            StoredEpisode(path).read(0, buffers(1), FileCache())
+            StoredEpisode(path).read(0, buffers(1), ArrayCache())
 
 
 def test_truncation_under_an_open_file_is_an_error_not_a_crash(tmp_path):
     episode = StoredEpisode(write_episode(tmp_path, NAME, make_arrays(1, 9)))
-    files = FileCache()
+    files = ArrayCache()
     episode.read(0, buffers(10), files)
     os.truncate(episode.path, 200)
     with pytest.raises(DamagedFile, match="truncated"):
         episode.read(0, buffers(10), files)
-    files.close()
 
 
 def test_a_deleted_file_is_reported_as_vanished(tmp_path):
     episode = StoredEpisode(write_episode(tmp_path, NAME, make_arrays(1, 9)))
     episode.path.unlink()
     with pytest.raises(DamagedFile, match="vanished"):
-        episode.read(0, buffers(2), FileCache())
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from episode_rows import make_arrays
-from dreamerv2.common.errors import UserError
-from dreamerv2.common.replay.episode import write_episode
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
-directory, name = Path(sys.argv[1]), sys.argv[2]
-write_episode(directory, name, make_arrays(1, 2))
-try:
-    write_episode(directory, name, make_arrays(1, 500))
-except UserError as error:
-    assert isinstance(error.__cause__, OSError)
-    print(error)
-"""
-
-
-def test_a_full_disk_gives_one_sentence_and_leaves_nothing_half_written(tmp_path):
-    output = run_python(FULL_DISK, tmp_path, NAME)
-    assert "Could not write" in output and "Make room" in output
-    assert os.listdir(tmp_path) == [f"{NAME}-2.npz"]
-
-
-FEW_FILES = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-from episode_rows import check_rows, fill
-replays = [fill(os.path.join(sys.argv[1], name), [9] * 100) for name in ("train", "eval")]
-for replay in replays:
-    dataset = replay.dataset(50, 10)
-    seen = {episode for _ in range(20) for row in check_rows(next(dataset)) for episode in row}
-    assert len(seen) > 90
-print(len(os.listdir("/proc/self/fd")))
-"""
-
-
-def test_many_episodes_need_few_open_files(tmp_path):
-    assert 30 < int(run_python(FEW_FILES, tmp_path)) < 55
+        episode.read(0, buffers(2), ArrayCache())
 
 
 def journal(tmp_path, rows, **kwargs):
@@ -229,11 +164,6 @@ def test_no_flipped_bit_in_a_journals_header_passes(tmp_path):
     assert Journal.recover(path).rows == 3
 
 
-def test_a_journal_of_a_finished_episode_keeps_its_flags(tmp_path):
-    arrays = Journal.recover(journal(tmp_path, 6, last=5).path).arrays()
-    assert arrays["is_last"][-1] and arrays["is_terminal"][-1]
-
-
 @pytest.mark.parametrize("lost", [1, 10, 50, 70])
 def test_a_torn_row_ends_the_recovered_episode(tmp_path, lost):
     whole = journal(tmp_path, 6)
@@ -262,11 +192,6 @@ def test_a_row_of_another_shape_or_with_other_keys_is_refused_by_name(tmp_path):
         open_journal.append(make_row(4, 2) | {"log_new": 1})
     with pytest.raises(ValueError, match="only numbers"):
         Journal.create(tmp_path / "x", NAME, {"name": np.asarray("pong")})
-
-
-def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="Could not write"):
-        Journal.create(tmp_path / "missing", NAME, make_row(0, 0))
 
 
 def test_episodes_of_equal_layout_share_it(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from dreamerv2.common.envs import make_vector_env, vectorize
 from dreamerv2.common.envs.spaces import OneHotSpace
-from dreamerv2.common.envs.vector.process import Abandoned
+from dreamerv2.common.envs.vector.vector import Abandoned
 from dreamerv2.common.run.driver import Driver
 
 
