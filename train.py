@@ -27,7 +27,7 @@ from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import interrupt_on_any_signal
 from dreamerv2.common.run.when import Every, parse_every
 from dreamerv2.common.stdio import escape_unprintable, survive_closed_terminal
-from dreamerv2.runner import Runner, save_config
+from dreamerv2.runner import Runner
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CUSTOM = "custom_"  # prefix of the task's name of a library user's own environment
@@ -42,7 +42,7 @@ def train(
     """Collect experience, learn from it and evaluate until `steps`; continue an earlier run.
 
     Args:
-        config: of the run; its logdir may hold an earlier run.
+        config: its logdir may hold an earlier run.
         make_envs: (mode, count, seeds) -> vector of environments; mode is train or eval.
         make_agent: (config, shapes, actions, discrete) -> agent.Agent or alike.
         outputs: of metrics; None: terminal, metrics.jsonl and TensorBoard.
@@ -92,11 +92,7 @@ def train(
 
 
 def task_envs(config: Config) -> Callable[..., gymnasium.vector.VectorEnv]:
-    """Return make_envs for the task of the config.
-
-    Raises:
-        UserError: the task is unknown, or an environment of a library user.
-    """
+    """Return make_envs for the task of the config."""
     if config.task.startswith(CUSTOM):
         raise UserError(
             f"'{config.task}' is an environment that only a script of yours can make: give that "
@@ -128,11 +124,7 @@ def run(
 ) -> signal.Signals | None:
     """Train, evaluate or dream, as config.mode says, with the real agent.
 
-    Args:
-        make_envs: as for `train`; None makes the environments of the config's task.
-        outputs: as for `train`.
-
-    Returns: as `train`.
+    Arguments and result are those of `train`; without make_envs the config's task is played.
     """
     escape_unprintable()  # the names of folders may have any characters
     own = make_envs is not None
@@ -147,9 +139,7 @@ def run(
 
         return evaluate(config, make_envs, make_agent)
     if not config.logdir:
-        raise UserError(
-            "Where should the run go? Give a directory, such as --logdir ~/logdir/run1."
-        )
+        raise UserError("Where should the run go? Give a directory: --logdir ~/logdir/run1.")
     logdir = Path(config.logdir).expanduser()
     if not own and not os.path.isfile(logdir / "config.yaml"):
         envs.make_env(config.task, config).close()  # a misspelt task leaves nothing behind
@@ -167,15 +157,13 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
 
     Args:
         fixed: keys whose values a run keeps.
-
-    Raises:
-        UserError: the directory cannot be written, its config not read, or a fixed value changed.
     """
     logdir = Path(config.logdir).expanduser()
     rundir.refuse_release(logdir)
-    if not (logdir / "config.yaml").exists():
-        save_config(config)
-    before = Config.load(logdir / "config.yaml").flat
+    path = logdir / "config.yaml"
+    if not path.exists():
+        config.save(path)
+    before = Config.load(path).flat
     for key in fixed:
         if before.get(key, config[key]) != config[key]:
             raise UserError(
@@ -190,12 +178,12 @@ def changes(config: Config) -> list[str]:
     before, now = Config.load(path).flat if path.exists() else {}, config.flat
     # An option that the run lacks is new in the program, unless it is a user's own.
     keys = sorted(before.keys() | {key for key in now if before and config.is_open(key)})
-    pairs = [(key, before.get(key, "not set"), now.get(key, "not set")) for key in keys]
-    return [
-        f"Changed since the last start: {key} was {was}, now {new}."
-        for key, was, new in pairs
-        if was != new
-    ]
+    texts = []
+    for key in keys:
+        was, new = before.get(key, "not set"), now.get(key, "not set")
+        if was != new:
+            texts.append(f"Changed since the last start: {key} was {was}, now {new}.")
+    return texts
 
 
 def describe(config: Config) -> str:

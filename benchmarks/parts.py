@@ -100,7 +100,7 @@ def _behavior(agent, post, is_terminal, measure) -> Iterator[Row]:
 
     start, is_terminal = tf.nest.map_structure(flat, (post, is_terminal))
     seed, step = tf.constant([0, 2]), tf.constant(0, tf.int64)
-    noise = model.imagination_noise(is_terminal.shape[0], behavior.noise_shape, seed)
+    noise = model.imagination_noise(is_terminal.shape[0], behavior.discrete, seed)
     passes = behavior.grad != "reinforce"
 
     def imagine(start):

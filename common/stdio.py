@@ -14,28 +14,35 @@ CLOSED = (errno.EIO, errno.EPIPE)  # of a closed terminal, of a pipe without a r
 def survive_closed_terminal() -> Iterator[None]:
     """Discard output after the terminal or pipe has closed (EIO, EPIPE), within the block."""
     with open(os.devnull, "w") as null:  # sys.stdout is None after `>&-` in a shell
-        out, err = Survivor(sys.stdout or null), Survivor(sys.stderr or null)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        out, err = Survivor(sys.stdout, null), Survivor(sys.stderr, null)
+        sys.stdout, sys.stderr = out, err
+        try:
             yield
+        finally:  # a closed stream must stay replaced, because Python flushes both as it exits
+            sys.stdout, sys.stderr = out.stream, err.stream
 
 
 class Survivor:
-    """A text stream over a file descriptor that discards output after EIO or EPIPE."""
+    """A text stream that discards all output after EIO or EPIPE.
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    Attributes:
+        stream: the one to print to; `null` after such an error.
+    """
+
+    def __init__(self, stream: TextIO | None, null: TextIO):
+        self.stream, self._null = stream or null, null
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         with self._discard_if_closed():
-            self._stream.write(text)
+            self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with self._discard_if_closed():
-            self._stream.flush()
+            self.stream.flush()
 
     @contextlib.contextmanager
     def _discard_if_closed(self) -> Iterator[None]:
@@ -44,9 +51,7 @@ class Survivor:
         except OSError as error:
             if error.errno not in CLOSED:
                 raise
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())  # the stream's buffer is flushed there
-            os.close(null)
+            self.stream = self._null
 
 
 def escape_unprintable() -> None:

@@ -10,12 +10,12 @@ from dreamerv2.behavior import ActorCritic
 from dreamerv2.common import seeding
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn.device import gpus
-from dreamerv2.common.nn.dispatch import Compiled
+from dreamerv2.common.nn.dispatch import Compiled, Scalars
 from dreamerv2.common.nn.dists import fold
 from dreamerv2.common.nn.optim import Optimizer, recording
 from dreamerv2.common.nn.precision import WeightCache, cast_once, compute_dtype
 from dreamerv2.common.nn.variables import Init, named_variables
-from dreamerv2.common.run.when import Until
+from dreamerv2.rssm import State
 from dreamerv2.world_model import NOT_OBSERVED, WorldModel
 
 CONTEXT = 5  # rows that a report shows the model before the open loop
@@ -36,23 +36,22 @@ class Agent(tf.Module):
         super().__init__()
         self.config, self.discrete, self.actions = config, discrete, actions
         self.dtype = compute_dtype(config.precision)
-        scaled = self.dtype == tf.float16
-        self._exploring = Until(config.expl_until)
+        self._expl_until = config.expl_until or np.inf  # frames
         self._streams = seeding.Streams(config.seed, "agent", STREAMS)
         init = Init(np.random.default_rng(seeding.stream(config.seed, "init")), self.dtype)
         self.world_model = WorldModel(init / "world_model", shapes, actions, config)
         weights = self.world_model.trainable_variables
-        self.model_opt = Optimizer("world_model_opt", "model", weights, config.model_opt, scaled)
-        self.task_behavior = ActorCritic(init / "task", config, self.world_model, discrete, scaled)
+        self.model_opt = Optimizer(init / "world_model_opt", "model", weights, config.model_opt)
+        self.task_behavior = ActorCritic(init / "task", config, self.world_model, discrete)
         self.expl_behavior = exploration.make(
-            init / "expl", config, self.world_model, self.task_behavior, scaled
+            init / "expl", config, self.world_model, self.task_behavior
         )
         behaviors = (self.task_behavior, self.expl_behavior)
         actors = [behavior.actor for behavior in behaviors if behavior.actor]
         readers = (self.world_model.encoder, self.world_model.rssm, *actors)
         self._policy_weights = WeightCache(*readers, dtype=self.dtype)
         self._act = Compiled(self._act_step, config.jit, xla=self.dtype.size >= 4)
-        self._update = Compiled(self._update_step, config.jit, scalars=True)
+        self._update = Compiled(self._update_step, config.jit)
         self._predictions = Compiled(self._report_step, config.jit)
         named_variables(self)  # raises now, and not at the first checkpoint, if two share a name
 
@@ -69,16 +68,14 @@ class Agent(tf.Module):
 
         Returns: {"action": float32 [E, A]}, in mode eval also {"value": float32 [E]}, the critic's
             discounted return in rewards as the model sees them; and the state for the next call.
-
-        Raises:
-            UserError: the action is not finite.
         """
         batch, evaluate = len(obs["is_first"]), mode == "eval"
-        explore = mode == "train" and self._exploring(step * self.config.action_repeat)
+        explore = mode == "train" and step * self.config.action_repeat < self._expl_until
         if state is None:
-            state = self.initial_policy_state(batch)
+            latent = self.world_model.rssm.initial(batch)
+            state = _carried(latent), tf.zeros((batch, self.actions), tf.float32)
         obs = {key: np.asarray(obs[key]) for key in (*self.world_model.shapes, "is_first")}
-        noise = self._policy_noise(evaluate, batch, explore)
+        noise = self._policy_noise(evaluate, batch)
         outputs, state = self._act(obs, state, noise, evaluate=evaluate, explore=explore)
         outputs = {key: value.numpy() for key, value in outputs.items()}
         if not np.isfinite(outputs["action"]).all():
@@ -89,22 +86,16 @@ class Agent(tf.Module):
             )
         return outputs, state
 
-    def initial_policy_state(self, batch: int):
-        """The state of `policy` before the first observation: zeros, [E, ...]."""
-        latent = self.world_model.rssm.initial(batch)
-        latent = {key: latent[key] for key in ("deter", "stoch")}
-        return latent, tf.zeros((batch, self.actions), tf.float32)
-
-    def _policy_noise(self, evaluate: bool, batch: int, explore: bool) -> dict[str, np.ndarray]:
+    def _policy_noise(self, evaluate: bool, batch: int) -> dict[str, np.ndarray]:
         """Uniform noise of one policy step: for the latent state, the action, action noise."""
         key, count = self._streams.next("eval" if evaluate else "policy")
         # Drawn here, since many small operations would take longer in the graph. `count` is in the
         # counter's upper half, since the lower half counts on within a step, four words at a time.
         draw = np.random.Generator(np.random.Philox(key=key, counter=count << 128)).random
-        behavior = self.expl_behavior if explore else self.task_behavior
-        shapes = {"post": self.world_model.rssm.noise_shape, "action": behavior.noise_shape}
+        action = () if self.discrete else (self.actions,)
+        shapes = {"post": (self.config.rssm.stoch,), "action": action}
         if self._noise_amount(evaluate):
-            shapes["action_noise"] = () if self.discrete else (self.actions,)
+            shapes["action_noise"] = action
         return {k: draw((batch, *s), np.float32) for k, s in shapes.items()}
 
     def _noise_amount(self, evaluate: bool) -> float:
@@ -125,8 +116,7 @@ class Agent(tf.Module):
         if amount := self._noise_amount(evaluate):
             action = exploration.action_noise(action, amount, self.discrete, noise["action_noise"])
         action = tf.cast(action, tf.float32)
-        state = {key: latent[key] for key in ("deter", "stoch")}, action
-        return {"action": action, **value}, state
+        return {"action": action, **value}, (_carried(latent), action)
 
     # --- learning ---
 
@@ -152,7 +142,9 @@ class Agent(tf.Module):
         """
         if state is None:
             state = self.initial_train_state()
-        return self._update(self.place(data), state, self._seed("update"), np.array(step, np.int64))
+        seed, step = self._seed("update"), np.array(step, np.int64)
+        state, values = self._update(self.place(data), state, seed, step)
+        return state, Scalars(self._metrics, values)
 
     def _update_step(self, data, state, seed, step):
         model = self.world_model
@@ -164,12 +156,14 @@ class Agent(tf.Module):
         metrics |= self.model_opt.minimize(tape, loss, step)
         post = tf.nest.map_structure(tf.stop_gradient, post)
         terminal, reward = data["is_terminal"], model.imagined_reward
-        metrics |= self.task_behavior.update(post, terminal, reward, fold(seed, 1), step)
+        metrics |= self.task_behavior.update(model, post, terminal, reward, fold(seed, 1), step)
         if self.expl_behavior is not self.task_behavior:
-            expl = self.expl_behavior.update(post, outputs, data, fold(seed, 2), step)
+            expl = self.expl_behavior.update(model, post, outputs, data, fold(seed, 2), step)
             metrics |= {f"expl_{key}": value for key, value in expl.items()}
         self._policy_weights.refresh()
-        return {key: _finite_or_zero(value[:, -1]) for key, value in post.items()}, metrics
+        self._metrics = list(metrics)
+        last = {key: _finite_or_zero(value[:, -1]) for key, value in post.items()}
+        return last, tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
 
     # --- reporting ---
 
@@ -186,7 +180,7 @@ class Agent(tf.Module):
     def _report_step(self, data, seed, context: int):
         model = self.world_model
         data = model.preprocess(data)
-        noise = model.video_noise(*data["action"].shape[:2], seed)
+        noise = model.noise(*data["action"].shape[:2], seed)
         return model.predict(data, context, noise)
 
     # --- checkpoints ---
@@ -216,6 +210,11 @@ class Agent(tf.Module):
 
     def _seed(self, stream: str) -> np.ndarray:
         return np.array(self._streams.next(stream), np.int32)
+
+
+def _carried(latent: State) -> State:
+    """Return the entries of a latent state that the next step of the policy reads."""
+    return {key: latent[key] for key in ("deter", "stoch")}
 
 
 def _finite_or_zero(x: tf.Tensor) -> tf.Tensor:

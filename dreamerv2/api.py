@@ -42,9 +42,8 @@ rendering.load_mesa()  # before a script of the user renders, or imports TensorF
 def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None = None) -> None:
     """Train on an environment, or evaluate or dream where config.mode says so.
 
-    Metrics, replay and checkpoints go to config.logdir; a run that is there continues. Ctrl-C and
-    other signals stop after the step in flight and save; then they end the script, as they would
-    without a training.
+    Everything goes to config.logdir; a run that is there continues. Ctrl-C (KeyboardInterrupt) and
+    other signals (SystemExit) end the script after the step in flight, with everything saved.
 
     Args:
         env: an environment with the API of gymnasium or of any gym; evaluation then interrupts the
@@ -53,11 +52,10 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
             (config.env_restarts), and evaluation has its own.
         config: `defaults`, changed by `update` and `parse_flags`, or a mapping of such changes.
             config.task only names the run.
-        outputs: where metrics go, instead of terminal, metrics.jsonl and TensorBoard.
+        outputs: of metrics, instead of terminal, metrics.jsonl and TensorBoard.
 
     Raises:
-        UserError: something that the caller can put right, in a sentence.
-        KeyboardInterrupt: Ctrl-C; everything is rundir. SystemExit: another signal, likewise.
+        UserError: a mistake that the caller can correct, in a sentence.
     """
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
@@ -76,8 +74,7 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
 
     Args:
         logdir: of the run; it may still be training.
-        env: an environment (or a function that makes one) whose spaces count instead of those that
-            the run wrote down.
+        env: an environment, or a function that makes one, whose spaces replace the saved ones.
 
     Raises:
         UserError: there is no run or no checkpoint, or it was made for other spaces.
@@ -97,9 +94,7 @@ class Policy:
     """Plays one environment the way evaluation does: `policy(obs) -> action`.
 
     Observations and actions are the environment's own: an int for Discrete, an array in the range
-    of a Box. A call is one agent step; the action is to be repeated config.action_repeat times.
-
-    Attributes: `config`, of the run.
+    of a Box. A call is one agent step: repeat the action config.action_repeat times.
     """
 
     def __init__(self, agent: Any, replica: adapter.SpaceAdapter, config: Config):
@@ -112,11 +107,7 @@ class Policy:
         self._state: Any = None
 
     def __call__(self, obs: Any) -> Any:
-        """Choose an action for an observation.
-
-        Raises:
-            UserError: the observation does not fit the spaces; names the key.
-        """
+        """Choose an action for an observation; UserError if it does not fit the spaces."""
         batch = {key: value[None] for key, value in self._replica.observe(obs).items()}
         batch["is_first"] = np.array([self._state is None])
         outputs, self._state = self._agent.policy(batch, self._state, mode="eval")
@@ -130,7 +121,14 @@ def _makes_envs(env: Any) -> bool:
 
 def _from_function(make: Callable[[], Any], config: Config) -> Callable:
     if config.envs_parallel == "process":
-        _check_travels(make)
+        try:
+            cloudpickle.dumps(make)
+        except Exception as error:
+            raise UserError(
+                f"The function that makes the environment cannot be sent to a worker process "
+                f"({error}): make locks, sockets and open files inside the function, or use "
+                "--envs_parallel none."
+            ) from error
 
     def construct() -> gymnasium.Env:
         rendering.choose_without_display()
@@ -140,17 +138,6 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
         return envs.vectorize([construct] * count, config.envs_parallel, config, seeds)
 
     return make_envs
-
-
-def _check_travels(make: Callable[[], Any]) -> None:
-    """Refuse a function that cannot be sent to a worker process."""
-    try:
-        cloudpickle.dumps(make)
-    except Exception as error:
-        raise UserError(
-            f"The function that makes the environment cannot be sent to a worker process ({error}):"
-            " make locks, sockets and open files inside the function, or use --envs_parallel none."
-        ) from error
 
 
 def _from_object(env: Any, config: Config) -> Callable:

@@ -22,10 +22,10 @@ class RewardNorm(tf.Module):
     With momentum 1 the magnitude is 1, so the defaults change nothing.
     """
 
-    def __init__(self, name: str, config, dtype: tf.DType = tf.float32):
+    def __init__(self, init: Init, config):
         super().__init__()
-        self.config = config
-        self.mag = tf.Variable(1.0, name=f"{name}/reward_mag", dtype=dtype, trainable=False)
+        self.config, name = config, f"{init.path}/reward_mag"
+        self.mag = tf.Variable(1.0, name=name, dtype=init.variable_dtype, trainable=False)
 
     def undo(self, value: tf.Tensor) -> tf.Tensor:
         """Return a value in units of the reward before its normalization."""
@@ -34,15 +34,15 @@ class RewardNorm(tf.Module):
 
     def __call__(self, reward: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Reward of any shape -> the same, normalized, and metrics. Updates the magnitude."""
-        keep, eps = self.config.momentum, self.config.eps
-        mean = tf.reduce_mean(tf.abs(tf.stop_gradient(reward)))
+        keep = self.config.momentum
+        mag = tf.ones([], reward.dtype)  # with momentum 1, also after a checkpoint of another one
         if keep < 1:
+            mean = tf.reduce_mean(tf.abs(tf.stop_gradient(reward)))
             mag = keep * self.mag + (1 - keep) * tf.cast(mean, self.mag.dtype)
             # An overflow in float16 skips the update, and must not reach the magnitude either.
             self.mag.assign(tf.where(tf.math.is_finite(mag), mag, self.mag))
-        # With momentum 1 the magnitude is 1, also after a checkpoint of another momentum.
-        mag = tf.cast(self.mag, reward.dtype) if keep < 1 else tf.ones([], reward.dtype)
-        normed = reward / (mag + eps) * self.config.scale
+            mag = tf.cast(self.mag, reward.dtype)
+        normed = reward / (mag + self.config.eps) * self.config.scale
         metrics = {
             "reward_mean": tf.reduce_mean(reward),
             "reward_std": tf.math.reduce_std(reward),
@@ -57,19 +57,12 @@ class ActorCritic(tf.Module):
 
     Args:
         config: the whole config.
-        world_model: source of the latent states; read here, never trained.
         discrete: whether actions are one-hot.
-        scaled: whether losses are scaled, for float16.
-
-    Raises:
-        UserError: the distribution of the config does not fit the actions.
     """
 
-    def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool, scaled: bool):
+    def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool):
         super().__init__()
         self.config, self.discrete, self.dtype = config, discrete, init.dtype
-        # In a lambda, tf.Module does not count the world model's variables as this module's.
-        self._world_model = lambda: world_model
         size, actions = world_model.rssm.feat_size, world_model.actions
         dist = config.actor.dist
         if dist == "auto":
@@ -77,7 +70,6 @@ class ActorCritic(tf.Module):
         if (dist == "onehot") != discrete:
             kind, fit = ("discrete", "onehot") if discrete else ("continuous", "trunc_normal")
             raise UserError(f"--actor.dist {dist} does not fit {kind} actions; auto takes {fit}.")
-        self.noise_shape = () if dist == "onehot" else (actions,)
         self.actor = Head(init / "actor", size, (actions,), config.actor.update({"dist": dist}))
         self.critic = Head(init / "critic", size, (), config.critic)
         self.slow_critic = self.critic
@@ -85,15 +77,12 @@ class ActorCritic(tf.Module):
             self.slow_critic = Head(init / "slow_critic", size, (), config.critic)
             self._copy_critic(1.0)
         self.updates = tf.Variable(0, name=f"{init.path}/updates", dtype=tf.int64, trainable=False)
-        self.reward_norm = RewardNorm(init.path, config.reward_norm, init.variable_dtype)
-        self.actor_opt = self._optimizer(init, "actor", config.actor_opt, scaled)
-        self.critic_opt = self._optimizer(init, "critic", config.critic_opt, scaled)
+        self.reward_norm = RewardNorm(init, config.reward_norm)
+        weights = self.actor.trainable_variables, self.critic.trainable_variables
+        self.actor_opt = Optimizer(init / "actor_opt", "actor", weights[0], config.actor_opt)
+        self.critic_opt = Optimizer(init / "critic_opt", "critic", weights[1], config.critic_opt)
         grad = config.actor_grad
         self.grad = grad if grad != "auto" else ("reinforce" if discrete else "dynamics")
-
-    def _optimizer(self, init: Init, label: str, config, scaled: bool) -> Optimizer:
-        variables = getattr(self, label).trainable_variables
-        return Optimizer(f"{init.path}/{label}_opt", label, variables, config, scaled)
 
     def policy(self, feat: tf.Tensor):
         """feat [N, F] -> distribution over actions [N, A]."""
@@ -105,6 +94,7 @@ class ActorCritic(tf.Module):
 
     def update(
         self,
+        world_model: WorldModel,
         start: State,
         is_terminal: tf.Tensor,
         reward_fn: Callable[[Sequence], tf.Tensor],
@@ -114,17 +104,15 @@ class ActorCritic(tf.Module):
         """One update of actor, critic and slow critic.
 
         Args:
+            world_model: imagines; an argument, so that it is no part of this module.
             start: posterior states to imagine from, entries [B, T, ...].
             is_terminal: [B, T].
             reward_fn: maps an imagined sequence to r_0..r_{H-1}, [H, N].
             seed: int32 [2].
             step: agent steps so far, for schedules.
-
-        Returns: metrics.
         """
-        world_model = self._world_model()
         start, is_terminal = tf.nest.map_structure(_start_states, (start, is_terminal))
-        noise = world_model.imagination_noise(is_terminal.shape[0], self.noise_shape, seed)
+        noise = world_model.imagination_noise(is_terminal.shape[0], self.discrete, seed)
         with recording(self.actor) as tape, cast_once(world_model, self, dtype=self.dtype):
             # REINFORCE sends no gradient through the dynamics: nothing there needs recording.
             with tape.stop_recording() if self.grad == "reinforce" else contextlib.nullcontext():
@@ -190,14 +178,13 @@ class ActorCritic(tf.Module):
         """Copy the critic after the first update; later mix a fraction in every so many updates."""
         if self.config.slow_target:
             due = self.updates % self.config.slow_target_update == 0
-            fractions = tf.constant([1.0, self.config.slow_target_fraction], tf.float64)
-            fraction = tf.where(self.updates == 0, fractions[0], fractions[1])
+            whole = tf.constant(1, tf.float64)
+            fraction = tf.where(self.updates == 0, whole, self.config.slow_target_fraction)
             tf.cond(due, lambda: self._copy_critic(fraction), lambda: tf.constant(False))
         self.updates.assign_add(1)
 
     def _copy_critic(self, fraction: tf.Tensor | float) -> tf.Tensor:
-        pairs = zip(self.slow_critic.variables, self.critic.variables, strict=True)
-        for slow, fast in pairs:
+        for slow, fast in zip(self.slow_critic.variables, self.critic.variables, strict=True):
             mix = tf.cast(fraction, slow.dtype)
             slow.assign(mix * fast + (1 - mix) * slow)
         return tf.constant(True)

@@ -13,7 +13,7 @@ It needs no environment, and only reads the run: training may go on in another p
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
     """Write the videos and return their paths.
 
     Args:
-        config: of the run.
         make_agent: as for train.train.
 
     Raises:
@@ -81,7 +80,6 @@ def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Te
     """Imagine `length` steps with the actor from the posterior after CONTEXT rows.
 
     Args:
-        agent: agent.Agent.
         data: batch, key -> [N, T, ...].
         seed: int32 [2].
 
@@ -92,7 +90,7 @@ def imagine(agent: Any, data: Mapping[str, np.ndarray], length: int, seed: tf.Te
     count, context = len(data["action"]), min(CONTEXT, data["action"].shape[1] - 1)
     seen = model.preprocess({k: tf.convert_to_tensor(v[:, :context]) for k, v in data.items()})
     post = model.filter_context(seen, context, model.noise(count, context, fold(seed, 0)))
-    noise = model.imagination_noise(count, behavior.noise_shape, fold(seed, 1), length)
+    noise = model.imagination_noise(count, behavior.discrete, fold(seed, 1), length)
     last = {key: value[:, -1] for key, value in post.items()}
     seq = model.imagine(behavior.policy, last, seen["is_terminal"][:, -1], noise)
     images, decoded = model.heads["decoder"].images, model.heads["decoder"](seq["feat"])
@@ -108,12 +106,8 @@ def openloop_frames(frames: np.ndarray) -> np.ndarray:
     """Enlarge an open-loop video [T, 3*H, N*W, C] and put a caption over each frame."""
     frames = _enlarged(frames, frames.shape[1] // 3)
     seen = min(CONTEXT, len(frames) - 1)
-    captions = [
-        f"{ROWS}   step {t}: " + ("the model sees the truth" if t < seen else "open loop")
-        for t in range(len(frames))
-    ]
-    strips = [overlay.caption(text, frames.shape[2]) for text in captions]
-    return np.stack([np.concatenate(pair) for pair in zip(strips, frames, strict=True)])
+    inputs = ["the model sees the truth" if t < seen else "open loop" for t in range(len(frames))]
+    return _titled(frames, [f"{ROWS}   step {t}: {text}" for t, text in enumerate(inputs)])
 
 
 def imagined_frames(images: np.ndarray, rollout: dict, clip: str) -> np.ndarray:
@@ -125,22 +119,25 @@ def imagined_frames(images: np.ndarray, rollout: dict, clip: str) -> np.ndarray:
         clip: clip_rewards of the config; the model predicts clipped rewards.
     """
     images = _enlarged(images, images.shape[2])  # [T, N, H, W, 3]
-    labels = {"reward": "reward" if clip == "identity" else f"{clip} reward"}
-    limits = {key: overlay.span(rollout[key]) for key in ("reward", "value", "discount")}
+    steps, count, _, width, _ = images.shape
+    curves = {"reward" if clip == "identity" else f"{clip} reward": rollout["reward"]}
+    curves |= {key: rollout[key] for key in ("value", "discount")}
 
     def column(t: int, n: int) -> np.ndarray:
-        width = images.shape[3]
-        curves = [
-            overlay.curve(labels.get(key, key), rollout[key][:, n], t, limits[key], width)
-            for key in limits
+        strips = [
+            overlay.curve(label, values[:, n], t, overlay.span(values), width)
+            for label, values in curves.items()
         ]
-        stack = np.concatenate([images[t, n], *curves])
-        return np.pad(stack, ((0, 0), (0, GAP), (0, 0)))
+        return np.pad(np.concatenate([images[t, n], *strips]), ((0, 0), (0, GAP), (0, 0)))
 
-    steps, count = images.shape[:2]
     rows = [np.concatenate([column(t, n) for n in range(count)], 1) for t in range(steps)]
-    titles = [overlay.caption(f"imagined step {t}", rows[0].shape[1]) for t in range(steps)]
-    return np.stack([np.concatenate(pair) for pair in zip(titles, rows, strict=True)])
+    return _titled(rows, [f"imagined step {t}" for t in range(steps)])
+
+
+def _titled(frames: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
+    """Stack frames [H, W, 3], each below its title."""
+    pairs = zip(titles, frames, strict=True)
+    return np.stack([np.concatenate([overlay.caption(t, f.shape[1]), f]) for t, f in pairs])
 
 
 def _enlarged(images: np.ndarray, height: int) -> np.ndarray:

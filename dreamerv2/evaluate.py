@@ -48,14 +48,7 @@ def evaluate(
 ) -> signal.Signals | None:
     """Play `eval_eps` episodes without training; print and write their returns.
 
-    Args:
-        config: of the run, with the flags of the evaluation on top.
-        make_envs, make_agent: as for train.train.
-
-    Returns: the signal that stopped it, if one did.
-
-    Raises:
-        UserError: there is no such checkpoint, or it belongs to another architecture.
+    The arguments are those of train.train. Returns the signal that stopped it, if one did.
     """
     if config.eval_eps < 1:
         raise UserError("--eval_eps 0 is not possible with --mode eval: it must be at least 1.")
@@ -67,8 +60,8 @@ def evaluate(
     envs = make_envs("eval", count, seeds)
     camera = Camera(envs, run)
     try:
-        spaces = envs.single_observation_space, envs.single_action_space
-        agent = make_agent(config, *describe(*spaces))
+        spaces = describe(envs.single_observation_space, envs.single_action_space)
+        agent = make_agent(config, *spaces)
         rundir.load_weights(agent, weights)
         policy = functools.partial(agent.policy, step=weights.step, mode="eval")
         limit = config.time_limit
@@ -97,24 +90,24 @@ class Results:
 
     def __init__(self, run: Run, limit: int):
         self._run, self._limit = run, limit
+        self._rewards: dict[int, list[float]] = {}  # of the current episode of an environment
         self._returns: list[float] = []
         self._lengths: list[int] = []
         self._unlocked: list[list[bool]] = []  # achievements of Crafter, an entry per episode
-        self._unfinished: dict[int, tuple[float, int]] = {}  # return and length by environment
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
         """Take a row of environment `index`, as a driver passes it."""
-        score, length = (0.0, -1) if row["is_first"] else self._unfinished[index]
-        score, length = score + float(row["reward"]), length + 1
-        self._unfinished[index] = score, length
-        if row["is_last"]:
-            keys = [key for key in row if key.startswith("log_achievement_")]
-            self._unlocked.append([bool(row[key] > 0) for key in keys])
-            self._add(score, length)
-
-    def _add(self, score: float, length: int) -> None:
+        if row["is_first"]:
+            self._rewards[index] = []
+        else:
+            self._rewards[index].append(float(row["reward"]))
+        if not row["is_last"]:
+            return
+        score, length = sum(self._rewards[index]), len(self._rewards[index])
         self._returns.append(score)
         self._lengths.append(length)
+        keys = [key for key in row if key.startswith("log_achievement_")]
+        self._unlocked.append([bool(row[key] > 0) for key in keys])
         number = len(self._returns)
         print(f"Episode {number}: return {score:g}, length {length:,}", flush=True)
         self._write({"episode": number, "eval_return": score, "eval_length": length})
@@ -124,7 +117,7 @@ class Results:
         if not self._returns:
             print("Stopped before the first episode ended.", flush=True)
             return
-        summary = summarize(self._returns) | {"length_mean": float(np.mean(self._lengths))}
+        summary = summarize(self._returns, self._lengths)
         if self._unlocked[0]:
             summary["crafter_score"] = float(crafter_score(100 * np.mean(self._unlocked, 0)))
         if 0 < self._limit <= max(self._lengths):
@@ -133,8 +126,9 @@ class Results:
                 "comparison with the scores of whole ones.",
                 flush=True,
             )
-        else:
-            summary |= references(self._run.task, summary["mean"])
+        elif known := scores.references(self._run.task):
+            random, human = known["random"], known["human"]
+            summary |= {**known, "normalized": (summary["mean"] - random) / (human - random)}
         self._write(summary)
         print(report(self._run, summary), flush=True)
 
@@ -149,44 +143,31 @@ class Results:
             raise cannot_write(path, error) from error
 
 
-def summarize(returns: list[float]) -> dict[str, Any]:
-    """Return statistics of the returns; the standard error of a single return is None.
+def summarize(returns: list[float], lengths: list[int]) -> dict[str, Any]:
+    """Return statistics of the episodes; the standard error of a single return is None.
 
     standard error = standard deviation (N - 1) / sqrt(N)
     """
-    values = np.array(returns)
-    several = len(values) > 1
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if several else None
+    count = len(returns)
     return {
-        "episodes": len(values),
-        "mean": float(values.mean()),
-        "stderr": error,
-        "median": float(np.median(values)),
-        "min": float(values.min()),
-        "max": float(values.max()),
+        "episodes": count,
+        "mean": float(np.mean(returns)),
+        "stderr": float(np.std(returns, ddof=1) / np.sqrt(count)) if count > 1 else None,
+        "median": float(np.median(returns)),
+        "min": min(returns),
+        "max": max(returns),
+        "length_mean": float(np.mean(lengths)),
     }
-
-
-def references(task: str, mean: float) -> dict[str, float]:
-    """Return the scores of random play and of a human, and the mean normalized by them.
-
-    normalized = (mean - random) / (human - random). Empty where scores/ knows neither.
-    """
-    known = scores.references(task)
-    if not known:
-        return {}
-    random, human = known["random"], known["human"]
-    return {**known, "normalized": (mean - random) / (human - random)}
 
 
 def report(run: Run, summary: dict[str, Any]) -> str:
     """Return the result of an evaluation as text."""
     error = summary["stderr"]
+    error = "unknown (one episode)" if error is None else f"{error:.2f}"
     lines = [
         f"{run.task} after {run.step:,} frames, {summary['episodes']} episode(s):",
-        f"  return  mean {summary['mean']:.2f}, standard error "
-        + (f"{error:.2f}" if error is not None else "unknown (one episode)")
-        + f", median {summary['median']:g}, min {summary['min']:g}, max {summary['max']:g}",
+        f"  return  mean {summary['mean']:.2f}, standard error {error}, "
+        f"median {summary['median']:g}, min {summary['min']:g}, max {summary['max']:g}",
         f"  length  mean {summary['length_mean']:,.0f} agent steps",
     ]
     if "crafter_score" in summary:
@@ -196,7 +177,7 @@ def report(run: Run, summary: dict[str, Any]) -> str:
             f"  random play scores {summary['random']:g}, a human {summary['human']:g}: the mean "
             f"is {summary['normalized']:.3f}, where random is 0 and human is 1"
         )
-    elif not references(run.task, 0.0):
+    elif not scores.references(run.task):
         lines.append("  the scores of random play and of a human are not known for this task")
     return "\n".join(lines)
 
@@ -210,20 +191,20 @@ class Camera:
 
     def __init__(self, envs: gymnasium.vector.VectorEnv, run: Run):
         self._envs, self._run = envs, run
-        inner = getattr(envs, "inner", None)
-        self._renders = inner is not None and inner.render_mode == "rgb_array"
+        self._renders = envs.inner.render_mode == "rgb_array"
         spaces = envs.single_observation_space.items()
         self._images = [key for key, space in spaces if len(space.shape) == 3]
+        self._works = self._renders or bool(self._images)
         self._film: Film | None = None
         self._filmed = self._length = 0
         self._score = 0.0
         if not self._renders:
-            shown = f"shows the observation '{self._images[0]}'" if self._images else "is missing"
+            shown = f"shows the observation '{self._images[0]}'" if self._works else "is missing"
             print(f"This environment renders no images, so the video {shown}.", flush=True)
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
         """Take a row of any environment, as a driver passes it."""
-        if index == 0 and (self._renders or self._images):
+        if index == 0 and self._works:
             self._try(self._take, row)
 
     def close(self) -> None:
@@ -237,9 +218,9 @@ class Camera:
         except Exception as error:
             if isinstance(error, UserError) and self._film is None:  # a folder of somebody else
                 raise
-            film, self._film, self._renders, self._images = self._film, None, False, []
-            if film:
-                film.discard()
+            if self._film:
+                self._film.discard()
+            self._film, self._works = None, False
             reason = str(error) or type(error).__name__
             print(f"There are no more videos: {reason.splitlines()[0]}", flush=True)
 
@@ -258,13 +239,12 @@ class Camera:
         if isinstance(picture, str):
             raise ValueError(picture)
         if picture is not None:  # None after a failure of the environment
-            self._film.add(self._frame(overlay.picture(picture)))
+            picture = overlay.picture(picture)
+            text = f"score {self._score:g}   step {self._length}"
+            caption = overlay.caption(text, picture.shape[1])
+            self._film.add(np.concatenate([picture, caption]))
         if row["is_last"]:
             self._finish()
-
-    def _frame(self, picture: np.ndarray) -> np.ndarray:
-        text = f"score {self._score:g}   step {self._length}"
-        return np.concatenate([picture, overlay.caption(text, picture.shape[1])])
 
     def _finish(self) -> None:
         paths = self._film.close() if self._film else []

@@ -1,8 +1,10 @@
 """Ways to collect experience other than with the task policy.
 
-Each behavior has `policy(feat)` -> action distribution, `noise_shape` of one policy sample and
-`update(post, outputs, data, seed, step)` -> metrics.
+Each behavior has `policy(feat)` -> action distribution, and
+`update(world_model, post, outputs, data, seed, step)` -> metrics.
 """
+
+import functools
 
 import tensorflow as tf
 
@@ -16,12 +18,8 @@ from dreamerv2.common.nn.variables import Init
 from dreamerv2.world_model import Batch, Sequence, WorldModel
 
 
-def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled: bool):
-    """Return the behavior named by expl_behavior; greedy is the task behavior itself.
-
-    Raises:
-        UserError: an option of exploration does not fit the task or the world model.
-    """
+def make(init: Init, config, world_model: WorldModel, task: ActorCritic):
+    """Return the behavior named by expl_behavior; greedy is the task behavior itself."""
     if task.discrete:
         for name in ("expl_noise", "eval_noise"):
             if config[name] > 1:
@@ -35,7 +33,7 @@ def make(init: Init, config, world_model: WorldModel, task: ActorCritic, scaled:
     if kind == "random":
         return Random(world_model.actions, task.discrete)
     kinds = {"plan2explore": Plan2Explore, "modelloss": ModelLoss}
-    return kinds[kind](init, config, world_model, task.discrete, scaled)
+    return kinds[kind](init, config, world_model, task.discrete)
 
 
 def action_noise(action: tf.Tensor, amount: float, discrete: bool, noise: tf.Tensor) -> tf.Tensor:
@@ -62,13 +60,12 @@ class Random:
 
     def __init__(self, actions: int, discrete: bool):
         self.actions, self.discrete = actions, discrete
-        self.noise_shape = () if discrete else (actions,)
 
     def policy(self, feat: tf.Tensor):
         zeros = tf.zeros((*feat.shape[:-1], self.actions))
         return dists.OneHot(zeros) if self.discrete else dists.Uniform(zeros)
 
-    def update(self, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
+    def update(self, world_model, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
         return {}
 
 
@@ -76,60 +73,47 @@ class Intrinsic(tf.Module):
     """Actor-critic trained on intrinsic reward, optionally mixed with the task reward.
 
     r = expl_intr_scale * norm(intrinsic) + expl_extr_scale * norm(task reward)
+
+    A subclass defines make_heads(init, world_model) -> heads, their loss(feat, outputs, data) -> []
+    and intrinsic(seq) -> [H, N].
     """
 
-    def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool, scaled: bool):
+    def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool):
         super().__init__()
         self.config, self.dtype = config, init.dtype
-        self._world_model = lambda: world_model  # read, not trained
-        self.behavior = ActorCritic(init, config, world_model, discrete, scaled)
-        self.actor, self.noise_shape = self.behavior.actor, self.behavior.noise_shape
-        norm, dtype = config.expl_reward_norm, init.variable_dtype
-        self.intr_norm = RewardNorm(f"{init.path}/intr", norm, dtype)
-        self.extr_norm = RewardNorm(f"{init.path}/extr", norm, dtype)
-        self.heads = self.make_heads(init)
+        self.behavior = ActorCritic(init, config, world_model, discrete)
+        self.actor, self.policy = self.behavior.actor, self.behavior.policy
+        self.intr_norm = RewardNorm(init / "intr", config.expl_reward_norm)
+        self.extr_norm = RewardNorm(init / "extr", config.expl_reward_norm)
+        self.heads = self.make_heads(init, world_model)
         variables = [v for head in self.heads for v in head.trainable_variables]
-        self.opt = Optimizer(f"{init.path}/head_opt", "model", variables, config.expl_opt, scaled)
+        self.opt = Optimizer(init / "head_opt", "model", variables, config.expl_opt)
 
-    def policy(self, feat: tf.Tensor):
-        return self.behavior.policy(feat)
-
-    def update(self, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
+    def update(self, world_model, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
         """Fit the heads to a batch, then the behavior to the reward that the heads give.
 
         Args:
             post: posterior states, entries [B, T, ...].
             outputs: per-state results of WorldModel.loss, entries [B, T, ...].
             data: preprocessed batch.
-            seed: int32 [2].
-            step: agent steps so far.
         """
-        world_model = self._world_model()
         feat = world_model.rssm.feat(post)
         outputs = outputs | post | {"feat": feat}
         with recording(self) as tape, cast_once(*self.heads, dtype=self.dtype):
             loss = self.opt.scale(self.loss(feat, outputs, data))
         metrics = self.opt.minimize(tape, loss, step)
-        return metrics | self.behavior.update(post, data["is_terminal"], self.reward, seed, step)
+        terminal, reward = data["is_terminal"], functools.partial(self.reward, world_model)
+        return metrics | self.behavior.update(world_model, post, terminal, reward, seed, step)
 
-    def reward(self, seq: Sequence) -> tf.Tensor:
+    def reward(self, world_model: WorldModel, seq: Sequence) -> tf.Tensor:
         """Imagined sequence -> mixed reward [H, N]."""
         config = self.config
         intrinsic, _ = self.intr_norm(self.intrinsic(seq))
         reward = config.expl_intr_scale * intrinsic
         if config.expl_extr_scale:
-            task = self._world_model().imagined_reward(seq)
+            task = world_model.imagined_reward(seq)
             reward += config.expl_extr_scale * self.extr_norm(task)[0]
         return reward
-
-    def make_heads(self, init: Init) -> list[Head]:
-        raise NotImplementedError
-
-    def loss(self, feat: tf.Tensor, outputs: dict, data: Batch) -> tf.Tensor:
-        raise NotImplementedError
-
-    def intrinsic(self, seq: Sequence) -> tf.Tensor:
-        raise NotImplementedError
 
 
 class Plan2Explore(Intrinsic):
@@ -138,20 +122,20 @@ class Plan2Explore(Intrinsic):
     Each head reads z_t and, with disag_action_cond, the action a_{t+1} that leads OUT of it.
     """
 
-    def make_heads(self, init: Init) -> list[Head]:
-        rssm, config = self._world_model().rssm, self.config
+    def make_heads(self, init: Init, world_model: WorldModel) -> list[Head]:
+        rssm, config = world_model.rssm, self.config
         sizes = {
             "stoch": rssm.stoch_size,
             "deter": config.rssm.deter,
             "feat": rssm.feat_size,
-            "embed": self._world_model().encoder.size,
+            "embed": world_model.encoder.size,
         }
-        inputs = rssm.feat_size + self._world_model().actions * config.disag_action_cond
+        inputs = rssm.feat_size + world_model.actions * config.disag_action_cond
         shape = (sizes[config.disag_target],)
         names = [init / f"disag{i}" for i in range(config.disag_models)]
         return [Head(name, inputs, shape, config.expl_head) for name in names]
 
-    def loss(self, feat, outputs, data) -> tf.Tensor:
+    def loss(self, feat: tf.Tensor, outputs: dict, data: Batch) -> tf.Tensor:
         offset, length = self.config.disag_offset, feat.shape[1]
         ahead = max(offset, 1)
         rows = length - ahead  # the last row has no action that leads out of it
@@ -182,20 +166,16 @@ class Plan2Explore(Intrinsic):
 class ModelLoss(Intrinsic):
     """A head predicts the world model's loss `expl_model_loss`, which is the intrinsic reward."""
 
-    def make_heads(self, init: Init) -> list[Head]:
-        self._check_loss()
-        size = self._world_model().rssm.feat_size
-        return [Head(init / "loss", size, (), self.config.expl_head)]
-
-    def _check_loss(self) -> None:
-        name, known = self.config.expl_model_loss, self._world_model().losses
+    def make_heads(self, init: Init, world_model: WorldModel) -> list[Head]:
+        name, known = self.config.expl_model_loss, world_model.losses
         if name not in known:
             raise UserError(
                 f"--expl_model_loss {name} is no loss of this world model: its losses are"
                 f" {', '.join(known)}.{nearest(name, known)}"
             )
+        return [Head(init / "loss", world_model.rssm.feat_size, (), self.config.expl_head)]
 
-    def loss(self, feat, outputs, data) -> tf.Tensor:
+    def loss(self, feat: tf.Tensor, outputs: dict, data: Batch) -> tf.Tensor:
         target = tf.stop_gradient(outputs[f"{self.config.expl_model_loss}_loss"])
         return -tf.reduce_mean(self.heads[0](tf.stop_gradient(feat)).log_prob(target))
 

@@ -1,6 +1,5 @@
 """Batches in, updates and metrics out; NaN and Inf end the run and keep the batch."""
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamerv2.common.errors import UserError
+from dreamerv2.common.files import replacing
 from dreamerv2.common.npz import NUMERIC, write_arrays
 from dreamerv2.common.replay.dataset import Dataset
 from dreamerv2.common.run.checkpoint import compare
 
 LOSS_SCALE = re.compile(r"/loss_scale(_finite)?$")  # names of the variables of optim.LossScale
 MAX_OVERFLOWS = 100  # updates in a row that may overflow in float16
-UNTOUCHED = "The last checkpoint is untouched"
 
 
 class Learner:
@@ -23,30 +22,32 @@ class Learner:
 
     Args:
         agent: see agent.Agent; train(data, state, step) -> state, metrics.
-        dataset: see replay.dataset.Dataset; its `place` is the agent's.
+        dataset: its `place` is the agent's.
         logdir: folder for the batch of a failed update.
     """
 
     def __init__(self, agent: Any, dataset: Dataset, logdir: Path):
-        self.agent, self.dataset = agent, dataset
-        self.updates = 0
+        self.agent, self.dataset, self.updates = agent, dataset, 0
         self._carry: Any = None  # latent state at the end of each batch row
         self._metrics: list[Mapping[str, Any]] = []
         self._finite = FiniteCheck(logdir)
+        self._last: tuple[Update, Mapping[str, Any]] | None = None  # not yet checked
 
     def update(self, step: int) -> None:
-        """Learn from the next batch.
-
-        Raises UserError for NaN or Inf in the batch, or in the update before.
-        """
-        batch = next(self.dataset)
-        self._finite.check_update()
-        update = Update(self.updates, step, batch, self.dataset.provenance)
+        """Learn from the next batch; UserError for NaN or Inf in it or in the update before."""
+        update = Update(self.updates, step, next(self.dataset), self.dataset.provenance)
+        self._check_last()
         self._finite.check_batch(update)
         self._carry, metrics = self.agent.train(self.dataset.placed, self._carry, step)
-        self._finite.remember(update, metrics)
+        self._last = update, metrics
         self._metrics.append(metrics)
         self.updates += 1
+
+    def _check_last(self) -> None:
+        """Check the last update, late: reading its metrics at once would wait for the device."""
+        if self._last:
+            last, self._last = self._last, None
+            self._finite.check_metrics(*last)
 
     @property
     def pending(self) -> bool:
@@ -58,22 +59,21 @@ class Learner:
 
         Updates that float16 skipped are not in the means, unless all of them were skipped.
         """
-        self._finite.check_update()
+        self._check_last()
         if not self.pending:
             return {}
         rows, self._metrics = self._metrics, []
         values = {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
-        flags = {k: values.pop(k) for k in list(values) if k.endswith("_finite")}
+        flags = {k: values.pop(f"{k}_finite") for k in _updated(rows[0])}
         whole = np.all([np.ones(len(rows)), *flags.values()], axis=0)
         used = whole if whole.any() else ~whole
         means = {key: float(np.mean(value[used])) for key, value in values.items()}
-        overflows = {k.removesuffix("_finite"): float(np.sum(v == 0)) for k, v in flags.items()}
-        scaled = {f"{k}_overflows": n for k, n in overflows.items() if f"{k}_loss_scale" in means}
-        return means | scaled
+        scaled = [name for name in flags if f"{name}_loss_scale" in means]
+        return means | {f"{name}_overflows": float(np.sum(flags[name] == 0)) for name in scaled}
 
     def save(self) -> tuple[dict[str, np.ndarray], dict]:
         """Return arrays and JSON-able state from which `load` continues exactly."""
-        self._finite.check_update()
+        self._check_last()
         arrays, draws = self.agent.save()
         carry = {} if self._carry is None else self._carry
         arrays |= {f"carry/{key}": _storable(value) for key, value in carry.items()}
@@ -81,27 +81,14 @@ class Learner:
         return arrays, state
 
     def load(self, arrays: Mapping[str, np.ndarray], state: Mapping) -> None:
-        """Continue from the result of `save`.
-
-        Raises:
-            UserError: the arrays belong to another architecture; names the differences.
-        """
+        """Continue from the result of `save`."""
         carry = {k.removeprefix("carry/"): v for k, v in arrays.items() if k.startswith("carry/")}
-        load_agent(self.agent, arrays, state["draws"])
+        self.agent.load(match_variables(self.agent, arrays), state["draws"])
         start = self.agent.initial_train_state()
         same = carry and all(start[k].shape == carry[k].shape for k in start)
         self._carry = self.agent.restore_state(carry) if same else None
         self.dataset.restore(state["dataset"])
         self.updates = state["updates"]
-
-
-def load_agent(agent: Any, arrays: Mapping[str, np.ndarray], draws: Mapping[str, int]) -> None:
-    """Load an agent's variables from a checkpoint's arrays.
-
-    Raises:
-        UserError: names the entries that differ from this agent's.
-    """
-    agent.load(match_variables(agent, arrays), draws)
 
 
 def match_variables(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -117,9 +104,9 @@ def match_variables(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, n
     weights = {k: v for k, v in arrays.items() if not k.startswith("carry/")}
     weights = {k: v for k, v in weights.items() if k in expected or not LOSS_SCALE.search(k)}
     scales = [k for k in expected if LOSS_SCALE.search(k)]
-    if any(k not in weights for k in scales):
+    if not weights.keys() >= set(scales):
         own, _ = agent.save()
-        weights |= {k: own[k] for k in scales if k not in weights}
+        weights = {k: own[k] for k in scales} | weights
     # The counters were int32 in old checkpoints.
     weights |= {k: weights[k].astype(expected[k][1]) for k in scales}
     differences = compare(expected, weights)
@@ -151,10 +138,14 @@ class Update(NamedTuple):
     batch: Mapping[str, np.ndarray]  # [B, T, ...]
     provenance: Sequence  # of each batch row, see replay.dataset.Dataset
 
-    def save(self, logdir: Path) -> str:
-        """Write the batch to `failed_batch_NUMBER.npz`; return where, see `save_arrays`."""
+    def failure(self, problem: str, advice: str, logdir: Path) -> UserError:
+        """Write the batch to `failed_batch_NUMBER.npz`; return the error to raise."""
         arrays = {**self.batch, "provenance": np.array([str(row) for row in self.provenance])}
-        return save_arrays(logdir / f"failed_batch_{self.number}.npz", arrays)
+        path = save_arrays(logdir / f"failed_batch_{self.number}.npz", arrays)
+        return UserError(
+            f"{problem} in update {self.number} at agent step {self.step}, whose batch is in "
+            f"{path}. The last checkpoint is untouched: {advice}."
+        )
 
 
 class FiniteCheck:
@@ -165,7 +156,6 @@ class FiniteCheck:
 
     def __init__(self, logdir: Path):
         self._logdir = logdir
-        self._last: tuple[Update, Mapping[str, Any]] | None = None
         self._overflows = 0  # in a row
 
     def check_batch(self, update: Update) -> None:
@@ -176,41 +166,28 @@ class FiniteCheck:
             if value.dtype.kind == "f" and not np.isfinite(value).all()
         ]
         if found:
-            raise UserError(
-                f"The replay holds NaN or Inf in {', '.join(found)}, in the batch of update "
-                f"{update.number} at agent step {update.step}, which is in "
-                f"{update.save(self._logdir)}. {UNTOUCHED}: take that episode's file out of the "
-                "replay and run the same command again."
-            )
+            problem = f"The replay holds NaN or Inf in {', '.join(found)}, found"
+            advice = "take that episode's file out of the replay and run the same command again"
+            raise update.failure(problem, advice, self._logdir)
 
-    def remember(self, update: Update, metrics: Mapping[str, Any]) -> None:
-        """Keep an update's flags for `check_update`: reading them now would wait for the device."""
-        self._last = update, metrics
-
-    def check_update(self) -> None:
-        """Check the update remembered last: all losses and gradients finite, or scaled."""
-        if self._last is None:
-            return
-        (update, metrics), self._last = self._last, None
-        names = [key.removesuffix("_finite") for key in metrics if key.endswith("_finite")]
-        bad = [name for name in names if not metrics[f"{name}_finite"]]
+    def check_metrics(self, update: Update, metrics: Mapping[str, Any]) -> None:
+        """Check an update, once: all losses and gradients finite, or scaled."""
+        bad = [name for name in _updated(metrics) if not metrics[f"{name}_finite"]]
         scales = [float(metrics[f"{k}_loss_scale"]) for k in bad if f"{k}_loss_scale" in metrics]
         self._overflows = self._overflows + 1 if bad else 0
         if not bad or (len(scales) == len(bad) and self._overflows < MAX_OVERFLOWS):
             return
-        problem = f"The {' and '.join(bad)} update is not finite"
-        advice = "try a lower learning rate"
+        problem, advice = "is not finite", "look at the batch, or try a lower learning rate"
         if scales:
             problem = (
-                f"The {' and '.join(bad)} update has overflowed {self._overflows} times in a row, "
-                f"down to a loss scale of {min(scales):g}, so float16 cannot hold its gradients"
+                f"has overflowed {self._overflows} times in a row, down to a loss scale of "
+                f"{min(scales):g}, so float16 cannot hold its gradients"
             )
-            advice = "try --precision 32"
-        raise UserError(
-            f"{problem}: {_not_finite(metrics)} in update {update.number} at agent step "
-            f"{update.step}, whose batch is in {update.save(self._logdir)}. {UNTOUCHED}: look at "
-            f"the batch, or {advice}."
-        )
+            advice = "look at the batch, or try --precision 32"
+        values = {k: float(v) for k, v in metrics.items() if k.endswith(("_loss", "_grad_norm"))}
+        named = ", ".join(f"{k} is {v}" for k, v in values.items() if not np.isfinite(v))
+        problem = f"The {' and '.join(bad)} update {problem}: {named}"
+        raise update.failure(problem, advice, self._logdir)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
@@ -218,29 +195,21 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
     kinds = NUMERIC + "U"
     arrays = {k: v if np.asarray(v).dtype.kind in kinds else str(v) for k, v in arrays.items()}
     try:
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             write_arrays(file, arrays, kinds)  # np.savez cannot store a key 'file'
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        return f"no file, because {path} could not be written ({error.strerror})"
+    except UserError as error:
+        return f"no file, because {path} could not be written ({error.__cause__.strerror})"
     return str(path)
 
 
-def _not_finite(metrics: Mapping[str, Any]) -> str:
-    """Name the losses and gradients that are not finite, with their values."""
-    values = {k: float(v) for k, v in metrics.items() if k.endswith(("_loss", "_grad_norm"))}
-    return ", ".join(f"{k} is {v}" for k, v in values.items() if not np.isfinite(v))
+def _updated(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the names of the parts, such as model, that report whether they are finite."""
+    return [key.removesuffix("_finite") for key in metrics if key.endswith("_finite")]
 
 
 def _origin(value: np.ndarray, provenance: Sequence) -> str:
     """Name the place of the first NaN or Inf in the batch and in the replay."""
     row, time = (int(i) for i in np.argwhere(~np.isfinite(value))[0][:2])
-    place = f"batch row {row}, time {time}"
-    start = 0
-    for piece in provenance[row]:
-        stop = start + piece.stop - piece.start
-        if time < stop:
-            return f"{place}: row {piece.start + time - start} of episode {piece.episode}"
-        start = stop
-    return place
+    rows = [(p.episode, n) for p in provenance[row] for n in range(p.start, p.stop)]
+    episode, number = rows[time]
+    return f"batch row {row}, time {time}: row {number} of episode {episode}"

@@ -73,13 +73,7 @@ def lambda_return(
 
 
 def imagination_weights(discount: tf.Tensor) -> tf.Tensor:
-    """Probability that an imagined trajectory is still going: w_0 = 1, w_t = d_0 * ... * d_{t-1}.
-
-    Args:
-        discount: [H, N].
-
-    Returns: [H, N], without gradient.
-    """
+    """Probability that a trajectory is still going: w_0 = 1, w_t = d_0 * ... * d_{t-1}, [H, N]."""
     return sg(tf.math.cumprod(discount, 0, exclusive=True))
 
 
@@ -121,8 +115,6 @@ def critic_loss(dist, target: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     """Critic loss (paper, equation 5): -mean(w * log p(sg V)), a unit Gaussian.
 
     Args:
-        dist: value distribution of z_0..z_{H-1}, [H, N].
-        target: lambda-returns V_0..V_{H-1}, [H, N].
-        weight: [H, N].
+        dist, target, weight: value distribution of z_t, V_t and w_t for t = 0..H-1, [H, N].
     """
     return -tf.reduce_mean(sg(weight) * dist.log_prob(sg(target)))

@@ -41,7 +41,6 @@ class RSSM(tf.Module):
         self.stoch_shape = (config.stoch, config.discrete) if self.discrete else (config.stoch,)
         self.stoch_size = config.stoch * (config.discrete or 1)
         self.feat_size = self.stoch_size + config.deter
-        self.noise_shape = (config.stoch,)  # uniform noise of one sample of z
         stats = self.stoch_size if self.discrete else 2 * config.stoch
 
         def hidden(name: str, inputs: int) -> tuple[Dense, NormAct]:
@@ -79,21 +78,10 @@ class RSSM(tf.Module):
 
     # --- steps ---
 
-    def obs_step(
-        self,
-        state: State,
-        action: tf.Tensor,
-        embed: tf.Tensor,
-        is_first: tf.Tensor,
-        noise: tf.Tensor | None,
-    ) -> State:
-        """One posterior step.
+    def obs_step(self, state: State, action, embed, is_first, noise: tf.Tensor | None) -> State:
+        """One posterior step, see `observe`: action [B, A], embed [B, E], is_first [B].
 
-        Args:
-            state: the one before, entries [B, ...].
-            action: [B, A] that led here.
-            embed: [B, E]; is_first: [B].
-            noise: uniform [B, S], or None for the posterior's mode.
+        noise: uniform [B, S], or None for the posterior's mode.
         """
         return self._filter(state, (reset_where(is_first, action), embed, is_first, noise))
 
@@ -141,8 +129,6 @@ class RSSM(tf.Module):
         """One prior step: x = act(W [z, a]),  h = GRU(x, h),  z ~ p(z | h).
 
         Args:
-            state: the one before, entries [B, ...].
-            action: [B, A] that leads to the next state.
             noise: uniform, prior [B, S] and ensemble [].
         """
         x = self.inp_act(self.inp(self._flat(state["stoch"]), action))

@@ -15,11 +15,14 @@ from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import DamagedFile, UserError
 from dreamerv2.common.replay.episode import ArrayCache, StoredEpisode, trained_on
 from dreamerv2.common.run.checkpoint import Checkpoint, load_version
-from dreamerv2.learner import load_agent
+from dreamerv2.learner import match_variables
+
+# Names of its variables. An observation may be called foo_opt, and a network's names contain it.
+OPTIMIZER = re.compile(r"(world_model|(task|expl)/(actor|critic|head))_opt/")
 
 
 class Weights(NamedTuple):
-    """A checkpoint as `checkpoint.Checkpoint` loads it."""
+    """A checkpoint, as run.checkpoint.Checkpoint loads it."""
 
     step: int  # agent steps
     arrays: dict[str, np.ndarray]
@@ -27,21 +30,15 @@ class Weights(NamedTuple):
 
 
 def find_run(config: Config) -> Path:
-    """Return the directory of the run that holds --checkpoint, else --logdir.
-
-    Raises:
-        UserError: neither is the directory of a run.
-    """
+    """Return the directory of the run that holds --checkpoint, else --logdir."""
     if config.checkpoint:
         path = Path(config.checkpoint).expanduser().absolute()
         found = [p for p in (path, *path.parents[:2]) if (p / "config.yaml").is_file()]
         if found:
             return found[0]
     if not config.logdir:
-        raise UserError(
-            f"Which run is --mode {config.mode} for? Give its directory, such as "
-            "--logdir ~/logdir/run1."
-        )
+        mode = config.mode
+        raise UserError(f"Which run is --mode {mode} for? Give its --logdir ~/logdir/run1.")
     logdir = Path(config.logdir).expanduser()
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"There is no run in {logdir}: it has no config.yaml. Train one first.")
@@ -50,11 +47,7 @@ def find_run(config: Config) -> Path:
 
 
 def refuse_release(run: Path) -> None:
-    """Refuse the run directory of the 2021 release, whose checkpoint is a pickle.
-
-    Raises:
-        UserError: the directory has such a checkpoint, and none of this program.
-    """
+    """Raise UserError for a run of the 2021 release, whose checkpoint is a pickle."""
     path = run / "variables.pkl"
     if path.is_file() and not (run / "checkpoints").is_dir():
         raise UserError(
@@ -64,11 +57,7 @@ def refuse_release(run: Path) -> None:
 
 
 def read_config(run: Path, defaults: Config) -> Config:
-    """Return the config of a run; options that it lacks have their defaults.
-
-    Raises:
-        UserError: the file cannot be read, or has options that this program does not know.
-    """
+    """Return the config of a run; options that it lacks have their defaults."""
     return defaults.update(Config.load(run / "config.yaml").flat)
 
 
@@ -78,9 +67,6 @@ def base_config(config: Config, configs: Mapping[str, Mapping]) -> Config:
     Args:
         config: from the flags alone; names the run.
         configs: as from paths.load_configs().
-
-    Raises:
-        UserError: there is no such run, or its config cannot be read.
     """
     run = find_run(config)
     own = read_config(run, Config(configs["defaults"]))
@@ -89,11 +75,7 @@ def base_config(config: Config, configs: Mapping[str, Mapping]) -> Config:
 
 
 def read_weights(config: Config) -> Weights:
-    """Load --checkpoint (a version's folder, the folder of all, or a run), else the newest version.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
+    """Load --checkpoint (a version's folder, the folder of all, or a run), else the newest."""
     path = Path(config.checkpoint).expanduser() if config.checkpoint else find_run(config)
     # A run may be named by a date, which looks like a version: versions are named by their step.
     is_run = (path / "config.yaml").is_file()
@@ -104,17 +86,14 @@ def read_weights(config: Config) -> Weights:
         loaded = Checkpoint(path).load()
     if loaded is None:
         raise UserError(
-            f"There is no checkpoint in {path}: train until the first one is saved, or give the "
-            "path of another one as --checkpoint."
+            f"There is no checkpoint in {path}: train until one is saved, or give another path as "
+            "--checkpoint."
         )
     return Weights(*loaded)
 
 
 def frames(config: Config, step: int) -> int:
-    """Return the environment frames of a run's training after `step` of its agent steps.
-
-    The run's own action_repeat counts, whatever --action_repeat an evaluation plays with.
-    """
+    """Return agent steps of the training in frames, by the run's own action_repeat."""
     try:
         own = read_config(find_run(config), config)
     except UserError:  # the run of a checkpoint that was moved is not known
@@ -127,28 +106,18 @@ def load_weights(agent: Any, weights: Weights) -> None:
 
     The optimizers keep their initial state, because it depends on the precision (float16 has a loss
     scale) and a run of a GPU should play anywhere.
-
-    Raises:
-        UserError: the weights belong to another architecture; names the differences.
     """
-    arrays = {k: v for k, v in weights.arrays.items() if not _of_optimizer(k)}
-    own = {k: v for k, v in agent.save()[0].items() if _of_optimizer(k)}
-    load_agent(agent, {**arrays, **own}, weights.state.get("draws", {}))
-
-
-def _of_optimizer(name: str) -> bool:
-    # Anchored, because an observation may be called foo_opt, and a network's names contain it.
-    return re.match(r"(world_model|(task|expl)/(actor|critic|head))_opt/", name) is not None
+    arrays = {k: v for k, v in weights.arrays.items() if not OPTIMIZER.match(k)}
+    arrays |= {k: v for k, v in agent.save()[0].items() if OPTIMIZER.match(k)}
+    agent.load(match_variables(agent, arrays), weights.state.get("draws", {}))
 
 
 def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Read one sequence from each of the newest episodes, those of evaluations first.
+    """Read a random sequence from each of the newest episodes, those of evaluations first.
 
     Args:
-        run: directory of the run.
         length: rows of a sequence; fewer if no episode has so many.
         count: number of sequences; fewer if there are fewer episodes.
-        seed: decides where in an episode its sequence starts.
 
     Returns: key -> [N, T, ...], a batch as the replay gives it.
 
@@ -171,11 +140,9 @@ def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.nda
             continue
         row["is_first"][0] = True  # as in every batch: the model knows nothing of the rows before
         rows.append(row)
-        if len(rows) == count:
-            break
     if not rows:
         raise UserError(f"No episode in {run} can be read, so there is nothing to dream about.")
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return {key: np.stack([row[key] for row in rows[:count]]) for key in rows[0]}
 
 
 def _newest(run: Path) -> Iterator[StoredEpisode]:

@@ -13,7 +13,7 @@ import numpy as np
 from dreamerv2.common import seeding
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import adapter, spaces
-from dreamerv2.common.errors import NotFinite, NothingToSample, UserError, cannot_write
+from dreamerv2.common.errors import NotFinite, NothingToSample, UserError
 from dreamerv2.common.logger.episodes import EpisodeLog, counts
 from dreamerv2.common.logger.jsonl import JSONLOutput
 from dreamerv2.common.logger.logger import Logger, Output
@@ -38,7 +38,6 @@ class Runner:
     Attributes:
         step: Counter of agent steps.
         driver: takes agent steps, one in every training environment at once.
-        agent, learner: see agent.Agent and learner.Learner.
         stop: true after a signal.
     """
 
@@ -56,7 +55,7 @@ class Runner:
         self._resumed = False
 
     def __enter__(self) -> "Runner":
-        # Each stack closes in reverse order, also where one of the next resources cannot be opened.
+        # Both close in reverse order, also where the next resource cannot be opened.
         with contextlib.ExitStack() as opened:
             self._open_replays(opened)
             self._open_logger(opened)
@@ -72,17 +71,18 @@ class Runner:
         with self._opened:
             if isinstance(error, NotFinite):
                 step = self.step.value
-                path = save_arrays(self._logdir / f"failed_observation_{step}.npz", error.values)
-                raise UserError(f"At agent step {step}: {error} What came is in {path}.") from error
+                file = save_arrays(self._logdir / f"failed_observation_{step}.npz", error.values)
+                raise UserError(
+                    f"At agent step {step}: {error} The values are in {file}."
+                ) from error
 
     def _open_replays(self, opened: contextlib.ExitStack) -> None:
         config, logdir = self._config, self._logdir
-        capacity = config.replay.capacity
-        self._replay = make_replay(config, logdir / "train_episodes", capacity)
+        self._replay = make_replay(config, logdir / "train_episodes")
         opened.callback(self._replay.close)
         # Videos show sequences as long as a batch, or whole episodes where these are shorter.
         lengths = {"minlen": 1, "maxlen": config.dataset.length}
-        self._eval_replay = make_replay(config, logdir / "eval_episodes", capacity // 10, **lengths)
+        self._eval_replay = make_replay(config, logdir / "eval_episodes", 0.1, **lengths)
         opened.callback(self._eval_replay.close)
         self._checkpoint = Checkpoint(logdir / "checkpoints")
         self._loaded = self._checkpoint.load()
@@ -92,7 +92,8 @@ class Runner:
     def _open_logger(self, opened: contextlib.ExitStack) -> None:
         config, step, outputs = self._config, self.step, self._outputs
         if outputs is None:
-            outputs = make_outputs(self._logdir, step.value * config.action_repeat)
+            args = self._logdir, step.value * config.action_repeat
+            outputs = [TerminalOutput(), JSONLOutput(*args), TensorBoardOutput(*args)]
         self._logger = Logger(step, outputs, config.action_repeat)
         opened.callback(self._logger.close)
         keys = {name: config[f"log_keys_{name}"] for name in ("sum", "mean", "max", "video")}
@@ -113,9 +114,7 @@ class Runner:
         count = self._config.envs
         self._train_envs = open_envs("train", count)
         self._eval_envs = open_envs("eval", max(1, min(count, self._config.eval_eps)))
-        # The replay comes first: the counter must never run ahead of the experience.
-        callbacks = [self._replay.add_step, self._count_step, self._train_log, self._show_return]
-        self.driver = Driver(self._train_envs, callbacks)
+        self.driver = Driver(self._train_envs, [self._collect])
 
     def _make_learner(self) -> None:
         """Make the agent, which may refuse spaces and weights, before anything is printed."""
@@ -139,21 +138,20 @@ class Runner:
         self.learner = Learner(self.agent, data, self._logdir)
 
     def register(self, name: str, scheduler: Every | EverySeconds) -> Every | EverySeconds:
-        """Have checkpoints save and restore a scheduler; return it."""
+        """Return the scheduler, which checkpoints now save and restore."""
         self._schedulers[name] = scheduler
         return scheduler
 
     # --- callbacks of the driver ---
 
-    def _count_step(self, row: dict[str, np.ndarray], index: int) -> None:
-        if not row["is_first"]:
-            self.step.increment()
-            if self._bar:
-                self._bar.update(self._config.action_repeat)
-
-    def _show_return(self, row: dict[str, np.ndarray], index: int) -> None:
-        if row["is_last"] and self._bar:
-            self._bar.show(**self._train_log.latest)
+    def _collect(self, row: dict[str, np.ndarray], index: int) -> None:
+        self._replay.add_step(row, index)  # first: the counter must not exceed the experience
+        self.step.increment(not row["is_first"])
+        self._train_log(row, index)
+        if self._bar:
+            self._bar.update(self._config.action_repeat * (not row["is_first"]))
+            if row["is_last"]:
+                self._bar.show(**self._train_log.latest)
 
     def _log_evaluation(self, row: dict[str, np.ndarray], index: int) -> None:
         if not self.stop:  # which may have cut the episode
@@ -191,7 +189,7 @@ class Runner:
                 scheduler.restore(state["schedules"].get(name, {}))
         self._loaded = None  # frees arrays as large as the agent
         self._resumed = True
-        save_config(self._config)  # only after the checkpoint was found to fit it
+        self._config.save(self._logdir / "config.yaml")  # which the checkpoint fits
         adapter.save(self._logdir, self._train_envs)
 
     @contextlib.contextmanager
@@ -234,7 +232,7 @@ class Runner:
         self._logger.write(fps=True)
 
     def save(self) -> None:
-        """Save a checkpoint, after the experience, which its step must never exceed."""
+        """Save a checkpoint, after the experience that its step counts."""
         self._replay.record_missing_steps(self.step.value)
         self._replay.flush()
         self._logger.flush()
@@ -252,7 +250,7 @@ class Runner:
 
     @property
     def interrupted(self) -> signal.Signals | None:
-        """The signal that ended the run early, if one did."""
+        """The signal that ended the run early, if any."""
         done = self._resumed and self.step >= self._config.steps
         return None if done else self.stop.received
 
@@ -265,36 +263,15 @@ class Runner:
         return f"Done: {step} agent steps. More --steps continue the run from here."
 
 
-# --- set-up and messages ---
-
-
-def make_replay(config: Config, directory: Path, capacity: float, **changes: int) -> Replay:
+def make_replay(config: Config, directory: Path, share: float = 1, **changes: int) -> Replay:
     """Open the replay in the directory; its sampling has a random stream of its own.
 
-    changes: options of Replay other than those of the config.
+    Args:
+        share: of the config's capacity.
+        changes: options of Replay other than those of the config.
     """
     seed = seeding.stream(config.seed, "replay", directory.name)
+    options = {**config.replay, **changes}
     if config.replay.capacity:  # 0: no limit
-        capacity = max(capacity, config.replay.minlen)
-    options = {**config.replay, "capacity": int(capacity), **changes}
+        options["capacity"] = int(max(share * config.replay.capacity, config.replay.minlen))
     return Replay(directory, **options, seed=seed)
-
-
-def make_outputs(logdir: Path, start_frames: int) -> list[Output]:
-    """Make the outputs for metrics: terminal, metrics.jsonl and TensorBoard."""
-    files = JSONLOutput(logdir, start_frames), TensorBoardOutput(logdir, start_frames)
-    return [TerminalOutput(), *files]
-
-
-def save_config(config: Config) -> None:
-    """Write config.yaml into the run directory.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    logdir = Path(config.logdir).expanduser()
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(logdir, error) from error
-    config.save(logdir / "config.yaml")

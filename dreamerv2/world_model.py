@@ -56,9 +56,8 @@ class WorldModel(tf.Module):
 
     def _check_options(self) -> None:
         # The defaults name heads and losses that this task's model may lack.
-        heads = list(dict.fromkeys([*self.heads, "discount"]))
-        usual = ["kl", "image", "proprio", "reward", "discount"]
-        losses = list(dict.fromkeys([*usual, *self.losses]))
+        heads = dict.fromkeys([*self.heads, "discount"])
+        losses = dict.fromkeys(["kl", "image", "proprio", "reward", "discount", *self.losses])
         for name in self.config.grad_heads:
             if name not in heads:
                 raise UserError(
@@ -74,22 +73,21 @@ class WorldModel(tf.Module):
 
     def _report_unused(self) -> None:
         """Print the observations that are not read or not predicted, to show a misspelt pattern."""
-        encoder, decoder = self.encoder, self.heads["decoder"]
-        read = (*encoder.images, *encoder.vectors)
-        predicted = (*decoder.images, *decoder.vectors)
-        for use, part, keys in (
-            ("read", "encoder", [key for key in self.shapes if key not in read]),
-            ("predicted", "decoder", [key for key in read if key not in predicted]),
-        ):
-            if keys:
-                options = f"--{part}.cnn_keys and --{part}.mlp_keys"
-                print(f"Not {use}, by {options}: {', '.join(keys)}.", flush=True)
+        keys = list(self.shapes)
+        parts = ("encoder", "read", self.encoder), ("decoder", "predicted", self.heads["decoder"])
+        for name, use, part in parts:
+            used = [*part.images, *part.vectors]
+            if unused := [key for key in keys if key not in used]:
+                options = f"--{name}.cnn_keys and --{name}.mlp_keys"
+                print(f"Not {use}, by {options}: {', '.join(unused)}.", flush=True)
+            keys = used  # an observation that is not read need not be predicted
 
     # --- learning ---
 
     def noise(self, batch: int, length: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Uniform noise for one `loss`: post [B, T, S], ensemble [T]."""
-        return draw(seed, post=(batch, length, *self.rssm.noise_shape), ensemble=(length,))
+        """Uniform noise for one `loss` or `predict`: post and prior [B, T, S], ensemble [T]."""
+        states = (batch, length, self.config.rssm.stoch)
+        return draw(seed, post=states, ensemble=(length,), prior=states)
 
     def loss(
         self, data: Batch, start: State, noise: dict[str, tf.Tensor]
@@ -99,7 +97,6 @@ class WorldModel(tf.Module):
         Args:
             data: preprocessed batch.
             start: posterior before the first row of each sequence, entries [B, ...].
-            noise: from `noise`.
 
         Returns: loss [], posterior states [B, T, ...], outputs for each state ({key}_loss [B, T]
             and embed [B, T, E]), metrics.
@@ -126,10 +123,8 @@ class WorldModel(tf.Module):
         return total, post, outputs, metrics
 
     def _scale(self, key: str) -> float:
-        scales = self.config.loss_scales
-        if key in self.heads["decoder"].vectors:
-            return scales.get(key, scales.get("proprio", 1.0))
-        return scales.get(key, 1.0)
+        scales, is_vector = self.config.loss_scales, key in self.heads["decoder"].vectors
+        return scales.get(key, scales.get("proprio", 1.0) if is_vector else 1.0)
 
     def preprocess(self, obs: Batch) -> dict[str, tf.Tensor]:
         """Turn a raw batch into the networks' inputs and targets.
@@ -139,11 +134,9 @@ class WorldModel(tf.Module):
         """
         obs = dict(obs)
         for key in self.shapes.keys() & obs.keys():
-            if len(self.shapes[key]) == 3:
-                obs[key] = tf.cast(obs[key], self.float) / 255 - 0.5
-            else:
-                value = tf.cast(obs[key], self.float)
-                obs[key] = value[..., None] if key in self.scalars else value
+            value = tf.cast(obs[key], self.float)
+            value = value / 255 - 0.5 if len(self.shapes[key]) == 3 else value
+            obs[key] = value[..., None] if key in self.scalars else value
         if "reward" in obs:
             reward = tf.cast(obs["reward"], self.float)
             obs["reward"] = CLIP_REWARDS[self.config.clip_rewards](reward)
@@ -153,33 +146,22 @@ class WorldModel(tf.Module):
     # --- imagination ---
 
     def imagination_noise(
-        self, batch: int, actions: tuple[int, ...], seed: tf.Tensor, horizon: int | None = None
+        self, batch: int, discrete: bool, seed: tf.Tensor, horizon: int | None = None
     ) -> dict[str, tf.Tensor]:
-        """Uniform noise for one `imagine`.
-
-        Args:
-            batch: number of start states, N.
-            actions: shape of the noise of one policy sample.
-            horizon: number of steps, H; None for imag_horizon.
-        """
-        horizon = horizon or self.config.imag_horizon
-        prior, action = (horizon, batch, *self.rssm.noise_shape), (horizon, batch, *actions)
-        return draw(seed, prior=prior, ensemble=(horizon,), action=action)
+        """Uniform noise for one `imagine`: prior [H, N, S], ensemble [H], action [H, N(, A)]."""
+        size = (horizon or self.config.imag_horizon, batch)
+        actions = () if discrete else (self.actions,)
+        prior, action = (*size, self.config.rssm.stoch), (*size, *actions)
+        return draw(seed, prior=prior, ensemble=size[:1], action=action)
 
     def imagine(
-        self,
-        policy: Callable,
-        start: State,
-        is_terminal: tf.Tensor,
-        noise: dict[str, tf.Tensor],
+        self, policy: Callable, start: State, is_terminal: tf.Tensor, noise: dict[str, tf.Tensor]
     ) -> Sequence:
         """Unroll the prior with the policy (paper, section 2.2).
 
         Args:
             policy: maps feat [N, F] to an action distribution.
-            start: posterior states, entries [N, ...].
-            is_terminal: [N], of the start states.
-            noise: from `imagination_noise`, entries [H, N, ...].
+            start, is_terminal: posterior states, entries [N, ...], and whether the task ended.
 
         Returns: feat [H+1, N, F], deter and stoch [H+1, N, ...], action [H+1, N, A] (a_t led into
             z_t, a_0 is zeros) and discount [H+1, N].
@@ -219,18 +201,8 @@ class WorldModel(tf.Module):
 
     # --- open-loop prediction ---
 
-    def video_noise(self, batch: int, length: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Uniform noise for one `predict`."""
-        states = (batch, length, *self.rssm.noise_shape)
-        return draw(seed, post=states, prior=states, ensemble=(length,))
-
     def filter_context(self, data: Batch, context: int, noise: dict[str, tf.Tensor]) -> State:
-        """Posterior states of the first `context` rows, [B, context, ...], from a zero state.
-
-        Args:
-            data: preprocessed batch.
-            noise: from `noise` or `video_noise`, for at least so many rows.
-        """
+        """Posterior states of the first `context` rows, [B, context, ...], from a zero state."""
         seen = {k: data[k][:, :context] for k in (*self.shapes, "action", "is_first")}
         noise = {"post": noise["post"][:, :context], "ensemble": noise["ensemble"][:context]}
         start = self.rssm.initial(seen["action"].shape[0])
@@ -246,7 +218,7 @@ class WorldModel(tf.Module):
 
         Args:
             data: preprocessed batch of N sequences of T > context rows.
-            noise: from `video_noise`.
+            noise: from `noise`.
 
         Returns: for each image truth, posterior and open loop, [N, T, H, W, C] in [0, 1].
         """

@@ -26,10 +26,9 @@ def gpus() -> list:
 
 
 def set_up_devices() -> str:
-    """Prepare the devices before first use; return a sentence that names the device in use.
+    """Choose the device before first use, and return a sentence that names it.
 
-    Only the first GPU is used, and its memory is taken as needed, so that others can share the
-    card.
+    The first GPU's memory is taken as needed, so that others can share the card.
     """
     preload_cusolver()
     found = gpus()
@@ -52,10 +51,8 @@ def set_up_devices() -> str:
 def preload_cusolver() -> None:
     """Load cuSOLVER and the libraries it needs from their Python packages, if installed.
 
-    TensorFlow 2.21 searches the packages of the extra `gpu` for CUDA's libraries, but its
-    libtensorflow_framework lacks cuSOLVER's folder in the RUNPATH, and without cuSOLVER it uses no
-    GPU. A loaded library is found by its name. Remove this when setup.py's lower bound is above
-    2.21.
+    TensorFlow 2.21 does not search cuSOLVER's package, and uses no GPU without it; a loaded library
+    is found by its name. Remove this when setup.py's lower bound is above 2.21.
     """
     spec = importlib.util.find_spec("nvidia")
     for root in (spec and spec.submodule_search_locations) or ():

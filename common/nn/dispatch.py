@@ -12,10 +12,9 @@ from dreamerv2.common.nn.recurrence import Nest
 
 
 class Compiled:
-    """A function of tensors, compiled once for each structure of arguments and set of options.
+    """A function of nests of tensors, compiled for each structure of arguments and set of options.
 
-    NumPy arrays among the arguments are packed, so that a call makes one copy to the device. The
-    graph of a call is found here, since tf.function takes 0.3 ms for that, and 0.1 ms for each
+    The graph of a call is found here, since tf.function takes 0.3 ms for that, and 0.1 ms for each
     argument.
 
     Args:
@@ -23,72 +22,44 @@ class Compiled:
         jit: False calls the function as it is, for a debugger.
         xla: compile by XLA on a CPU too. It joins many small operations, but is slow at large
             convolutions and in 16 bit there. On a GPU all is compiled by XLA.
-        scalars: the function returns (result, metrics), and `metrics`, name -> number, is handed
-            on as `Scalars`.
     """
 
-    def __init__(
-        self, function: Callable[..., Nest], jit: bool, xla: bool = False, scalars: bool = False
-    ):
-        self._function, self._jit, self._xla, self._scalars = function, jit, xla, scalars
-        self._graphs = {}  # signature of a call -> (graph, names of its metrics)
+    def __init__(self, function: Callable[..., Nest], jit: bool, xla: bool = False):
+        self._function, self._jit, self._xla = function, jit, xla
+        self.graphs = {}  # signature of a call -> graph
 
     def __call__(self, *args: Nest, **options: Any) -> Nest:
-        """Call the function.
+        """Call the function with tensors and NumPy arrays; a graph holds the options as constants.
 
-        Args:
-            args: dicts and tuples of tensors and NumPy arrays.
-            options: Python values that the graph holds as constants.
+        The arrays are packed, so that a call makes one copy to the device.
         """
         if not self._jit:
-            args, names = tf.nest.map_structure(tf.convert_to_tensor, args), []
-            return self._result(self._run(args, options, names), names)
+            return self._function(*tf.nest.map_structure(tf.convert_to_tensor, args), **options)
         leaves = tf.nest.flatten(args)
+        arrays = [x for x in leaves if isinstance(x, np.ndarray)]
         tensors = [x for x in leaves if not isinstance(x, np.ndarray)]
-        if len(tensors) < len(leaves):
-            tensors.append(tf.constant(pack([x for x in leaves if isinstance(x, np.ndarray)])))
+        tensors += [tf.constant(pack(arrays))] if arrays else []
         key = _signature(args), *options.items()
-        if key not in self._graphs:
-            self._graphs[key] = self._compile(args, options, tensors)
-        graph, names = self._graphs[key]
-        return self._result(graph(*tensors), names)
+        if key not in self.graphs:
+            self.graphs[key] = self._compile(args, options, tensors)
+        return self.graphs[key](*tensors)
 
-    @property
-    def count(self) -> int:
-        """Number of graphs so far."""
-        return len(self._graphs)
-
-    def _compile(self, args: Nest, options: Mapping[str, Any], tensors: list) -> tuple:
-        """Return the graph of a call, and the names of its metrics.
-
-        Args:
-            tensors: inputs of the graph: the tensors among `args`, then the packed arrays.
-        """
-        hosts = [isinstance(x, np.ndarray) for x in tf.nest.flatten(args)]
-        fields = [(x.shape, x.dtype) for x in tf.nest.flatten(args) if isinstance(x, np.ndarray)]
-        structure, names = tf.nest.map_structure(lambda x: None, args), []
+    def _compile(self, args: Nest, options: Mapping[str, Any], tensors: list) -> Callable:
+        leaves = tf.nest.flatten(args)
+        hosts = [isinstance(x, np.ndarray) for x in leaves]
+        fields = [(x.shape, x.dtype) for x in leaves if isinstance(x, np.ndarray)]
+        structure = tf.nest.map_structure(lambda x: None, args)
 
         def call(*tensors):
             arrays = iter(unpack(tensors[-1], fields)) if fields else iter(())
             tensors = iter(tensors)
             flat = [next(arrays if host else tensors) for host in hosts]
-            return self._run(tf.nest.pack_sequence_as(structure, flat), options, names)
+            return self._function(*tf.nest.pack_sequence_as(structure, flat), **options)
 
         xla = self._xla or bool(device.gpus())
         # Without AutoGraph, which would read the source files again.
         function = tf.function(call, autograph=False, jit_compile=xla)
-        return function.get_concrete_function(*tensors), names
-
-    def _run(self, args: Nest, options: Mapping[str, Any], names: list[str]) -> Nest:
-        outputs = self._function(*args, **options)
-        if not self._scalars:
-            return outputs
-        result, metrics = outputs
-        names[:] = metrics
-        return result, _stack(metrics)
-
-    def _result(self, outputs: Nest, names: Sequence[str]) -> Nest:
-        return (outputs[0], Scalars(names, outputs[1])) if self._scalars else outputs
+        return function.get_concrete_function(*tensors)
 
 
 def _signature(nest: Nest) -> tuple:
@@ -100,14 +71,6 @@ def _signature(nest: Nest) -> tuple:
     return isinstance(nest, np.ndarray), tuple(nest.shape), nest.dtype
 
 
-def _stack(metrics: Mapping[str, tf.Tensor | float]) -> tf.Tensor:
-    for name, value in metrics.items():
-        shape = tf.TensorShape(getattr(value, "shape", ()))  # a Python number has none
-        if shape.rank != 0:
-            raise ValueError(f"The metric '{name}' must be a scalar, not {shape}.")
-    return tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
-
-
 class Scalars(Mapping):
     """Named numbers, copied to the host on first access, so that an update does not block.
 
@@ -117,20 +80,19 @@ class Scalars(Mapping):
     """
 
     def __init__(self, names: Sequence[str], values: tf.Tensor):
-        self._names, self._values = names, values
+        self._index, self._values = {name: i for i, name in enumerate(names)}, values
 
     def __getitem__(self, name: str) -> float:
-        if name not in self._names:
-            raise KeyError(name)
+        index = self._index[name]
         if not isinstance(self._values, np.ndarray):
             self._values = self._values.numpy()
-        return float(self._values[self._names.index(name)])
+        return float(self._values[index])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._index)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._index)
 
 
 def pack(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -138,9 +100,7 @@ def pack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([array.ravel().view(np.uint8) for array in arrays])
 
 
-def unpack(
-    buffer: tf.Tensor, fields: Sequence[tuple[tuple[int, ...], np.dtype]]
-) -> list[tf.Tensor]:
+def unpack(buffer: tf.Tensor, fields: Sequence[tuple[tuple, np.dtype]]) -> list[tf.Tensor]:
     """Return the arrays, given by shape and type, that `pack` put in a row."""
     sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in fields]
     parts = tf.split(buffer, sizes)

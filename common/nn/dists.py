@@ -33,12 +33,7 @@ def fold(seed: tf.Tensor, index: int) -> tf.Tensor:
 
 
 def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
-    """Return stateless float32 noise in [0, 1).
-
-    Args:
-        shape: shape of the result.
-        seed: int32 [2], not negative; each use needs its own, from `fold`.
-    """
+    """Return float32 noise in [0, 1); each use needs its own seed, int32 [2] from `fold`."""
     # Philox by name, since the automatic choice differs between devices. Floats from its bits by
     # hand, since XLA makes other floats of the same bits, and so a compiled update other noise.
     bits = tf.random.stateless_uniform(shape, seed, None, None, dtype=tf.uint32, alg="philox")
@@ -46,17 +41,9 @@ def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
 
 
 def draw(seed: tf.Tensor, **shapes: Sequence[int]) -> dict[str, tf.Tensor]:
-    """Return uniform noise in [0, 1) for each use of a step's seed: name -> float32 of that shape.
-
-    The uses are numbered in their order, and each has a stream of its own.
-
-    Args:
-        seed: int32 [2], (stream, counter).
-    """
-    return {
-        name: uniform(shape, fold(seed, index))
-        for index, (name, shape) in enumerate(shapes.items())
-    }
+    """Return uniform noise for each use of a step's seed, from a stream for each in their order."""
+    names = enumerate(shapes)
+    return {name: uniform(shapes[name], fold(seed, index)) for index, name in names}
 
 
 # --- distributions ---
@@ -67,14 +54,25 @@ def _normal_quantile(u: tf.Tensor) -> tf.Tensor:
     return tf.math.ndtri(tf.clip_by_value(u, 2**-24, 1 - 2**-24))
 
 
-class OneHot:
-    """Categorical over the last axis, one-hot samples with straight-through gradients.
+class Distribution:
+    """Log-probability and entropy of `dist`, from TensorFlow Probability.
 
-    Args:
-        logits: [N, C].
-        event: how many axes before the classes belong to one event; log_prob, entropy and KL sum
-            over them.
+    They sum over one event: the trailing axes of parameters and samples that `event` counts,
+    without the classes of a OneHot.
     """
+
+    LIMIT = 1 - 1e-6  # on the edges -1 and 1 themselves a density is zero, its logarithm infinite
+    dist: tfd.Distribution
+
+    def log_prob(self, value: tf.Tensor) -> tf.Tensor:
+        return self.dist.log_prob(tf.cast(value, self.dist.dtype))
+
+    def entropy(self) -> tf.Tensor:
+        return self.dist.entropy()
+
+
+class OneHot(Distribution):
+    """Categorical of logits [N, C], one-hot samples with straight-through gradients."""
 
     def __init__(self, logits: tf.Tensor, event: int = 0):
         self.logits = at_least_float32(logits)
@@ -100,21 +98,9 @@ class OneHot:
         best = tf.one_hot(tf.argmax(self.logits, -1), size, dtype=self.logits.dtype)
         return straight_through(best, tf.nn.softmax(self.logits))
 
-    def log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        return self.dist.log_prob(tf.cast(value, self.logits.dtype))
 
-    def entropy(self) -> tf.Tensor:
-        return self.dist.entropy()
-
-
-class Normal:
-    """Independent normals over the last `event` axes.
-
-    Args:
-        mean: [N, ...].
-        std: the same shape, or a number; with 1, -log_prob is half a squared error and a constant.
-        event: how many trailing axes make one event; log_prob and entropy sum over them.
-    """
+class Normal(Distribution):
+    """Independent normals; with std 1, -log_prob is half a squared error and a constant."""
 
     def __init__(self, mean: tf.Tensor, std: tf.Tensor | float = 1.0, event: int = 1):
         self.mean = at_least_float32(mean)
@@ -127,19 +113,9 @@ class Normal:
     def mode(self) -> tf.Tensor:
         return self.mean
 
-    def log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        return self.dist.log_prob(tf.cast(value, self.mean.dtype))
 
-    def entropy(self) -> tf.Tensor:
-        return self.dist.entropy()
-
-
-class Bernoulli:
-    """Yes or no, per element, summed over the last `event` axes. Targets may lie between 0 and 1.
-
-    Args:
-        logits: [N, ...].
-    """
+class Bernoulli(Distribution):
+    """Yes or no for each of the logits; targets may lie between 0 and 1."""
 
     def __init__(self, logits: tf.Tensor, event: int = 0):
         self.logits = at_least_float32(logits)
@@ -149,15 +125,9 @@ class Bernoulli:
     def mode(self) -> tf.Tensor:
         return tf.cast(self.logits > 0, self.logits.dtype)
 
-    def log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        return self.dist.log_prob(tf.cast(value, self.logits.dtype))
-
-    def entropy(self) -> tf.Tensor:
-        return self.dist.entropy()
-
 
 class Uniform:
-    """Uniform on [-1, 1], independent over the last axis; `like` [N, A] gives the shape."""
+    """Uniform on [-1, 1], in the shape of `like`."""
 
     def __init__(self, like: tf.Tensor):
         self.like = at_least_float32(like)
@@ -169,15 +139,8 @@ class Uniform:
         return tf.zeros_like(self.like)
 
 
-class TruncNormal:
-    """Normals on [-1, 1], independent over the last axis.
-
-    Args:
-        mean: [N, A] location of the untruncated normal, itself in [-1, 1].
-        std: [N, A] its scale.
-    """
-
-    LIMIT = 1 - 1e-6  # the density is zero, its logarithm infinite, on the edge itself
+class TruncNormal(Distribution):
+    """Independent normals, [N, A], of mean in [-1, 1], cut off at -1 and 1."""
 
     def __init__(self, mean: tf.Tensor, std: tf.Tensor):
         self.mean, self.std = at_least_float32(mean), at_least_float32(std)
@@ -195,56 +158,39 @@ class TruncNormal:
     def mode(self) -> tf.Tensor:
         return tf.clip_by_value(self.mean, -self.LIMIT, self.LIMIT)
 
-    def log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        return self.dist.log_prob(tf.cast(value, self.mean.dtype))
 
-    def entropy(self) -> tf.Tensor:
-        return self.dist.entropy()
-
-
-class TanhNormal:
-    """tanh of a normal, independent over the last axis.
+class TanhNormal(Distribution):
+    """tanh of independent normals, [N, A].
 
     Its entropy has no closed form: it is that of the normal plus E[log(1 - tanh(x)^2)], which
     Gauss-Hermite quadrature gives without noise.
-
-    Args:
-        mean: [N, A] of the normal under the tanh.
-        std: [N, A].
     """
 
     # Nodes and weights of the 20-point rule for the standard normal.
     NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
-    LIMIT = 1 - 1e-6
 
     def __init__(self, mean: tf.Tensor, std: tf.Tensor):
         self.mean, self.std = at_least_float32(mean), at_least_float32(std)
-        self.base = tfd.Normal(self.mean, self.std)
+        self.base, self.tanh = tfd.Normal(self.mean, self.std), tfp.bijectors.Tanh()
+        self.dist = tfd.Independent(tfd.TransformedDistribution(self.base, self.tanh), 1)
 
     def sample(self, noise: tf.Tensor) -> tf.Tensor:
         noise = _normal_quantile(tf.cast(noise, self.mean.dtype))
         return tf.tanh(self.mean + self.std * noise)
 
     def mode(self) -> tf.Tensor:
-        """tanh of the normal's mode, which is the median here."""
         return tf.tanh(self.mean)
 
     def log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        value = tf.clip_by_value(tf.cast(value, self.mean.dtype), -self.LIMIT, self.LIMIT)
-        inner = tf.atanh(value)
-        return tf.reduce_sum(self.base.log_prob(inner) - self._log_slope(inner), -1)
+        value = tf.cast(value, self.mean.dtype)
+        return self.dist.log_prob(tf.clip_by_value(value, -self.LIMIT, self.LIMIT))
 
     def entropy(self) -> tf.Tensor:
         nodes = tf.constant(self.NODES, self.mean.dtype)
         weights = tf.constant(self.WEIGHTS / self.WEIGHTS.sum(), self.mean.dtype)
         inner = self.mean[..., None] + self.std[..., None] * nodes
-        stretch = tf.reduce_sum(weights * self._log_slope(inner), -1)
+        stretch = tf.reduce_sum(weights * self.tanh.forward_log_det_jacobian(inner), -1)
         return tf.reduce_sum(self.base.entropy() + stretch, -1)
-
-    @staticmethod
-    def _log_slope(x: tf.Tensor) -> tf.Tensor:
-        # log(1 - tanh(x)^2), written so that it does not underflow for large |x|
-        return 2 * (float(np.log(2)) - x - tf.nn.softplus(-2 * x))
 
 
 def kl_divergence(p: OneHot | Normal, q: OneHot | Normal) -> tf.Tensor:

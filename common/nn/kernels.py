@@ -19,8 +19,8 @@ EXACT_BFLOAT16 = True  # False: tf.nn.elu and tf.nn.bias_add alone, also for bfl
 # --- ELU and bias in bfloat16 with float32 accumulation ---
 #
 # TensorFlow adds up the gradient of a bias in bfloat16, where the sum of 4,096 ones is 256. And it
-# takes a pass over memory for each operation that oneDNN does not fuse. XLA joins the passes over
-# large tensors, and computes them in float32. In float32 there is nothing to gain.
+# takes a pass over memory for each operation of a gradient. XLA joins the passes over a large
+# tensor, and computes them in float32. In float32 there is nothing to gain.
 
 
 def elu(x: tf.Tensor) -> tf.Tensor:
@@ -31,11 +31,6 @@ def elu(x: tf.Tensor) -> tf.Tensor:
 def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """tf.nn.bias_add: [N, D], [D] -> [N, D]."""
     return _add_bias(x, bias) if _bfloat16_on_cpu(x) else tf.nn.bias_add(x, bias)
-
-
-def elu_of_sum(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """ELU of x + bias, where oneDNN cannot fuse either with the operation that gives x."""
-    return _elu_of_sum(x, bias) if _use_xla(x) else tf.nn.elu(add_bias(x, bias))
 
 
 def _bfloat16_on_cpu(x: tf.Tensor) -> bool:
@@ -57,25 +52,6 @@ def _elu(x: tf.Tensor):
 @tf.custom_gradient
 def _add_bias(x: tf.Tensor, bias: tf.Tensor):
     return tf.nn.bias_add(x, bias), lambda upstream: (upstream, _bias_gradient(upstream))
-
-
-@tf.custom_gradient
-def _elu_of_sum(x: tf.Tensor, bias: tf.Tensor):
-    y = _sum_and_elu(x, bias)
-
-    def grad(upstream):
-        to_x = _elu_gradient(upstream, y)
-        return to_x, _bias_gradient(to_x)
-
-    return y, grad
-
-
-@tf.function(jit_compile=True, autograph=False)
-def _sum_and_elu(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    y = at_least_float32(x) + at_least_float32(bias)
-    # expm1 takes twice the time; near 0 two terms of its series are as exact as bfloat16.
-    negative = tf.where(y > -0.01, y + 0.5 * y**2, tf.exp(y) - 1)
-    return tf.cast(tf.where(y > 0, y, negative), x.dtype)
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -111,11 +87,7 @@ def _partial_sums(x: tf.Tensor) -> tf.Tensor:
 def conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """tf.nn.conv2d(x, kernel, 2, "VALID").
 
-    Args:
-        x: [B, H, W, C].
-        kernel: [k, k, C, D].
-
-    Returns: [B, (H-k)//2+1, (W-k)//2+1, D].
+    [B, H, W, C], [k, k, C, D] -> [B, (H-k)//2+1, (W-k)//2+1, D].
     """
     outputs = [(n - kernel.shape[0]) // 2 + 1 for n in x.shape[1:3]]
     if not _few_windows(x.shape[0], outputs):
@@ -124,13 +96,9 @@ def conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def conv2d_transpose(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """tf.nn.conv2d_transpose(x, kernel, [B, 2(H-1)+k, 2(W-1)+k, C], 2, "VALID").
+    """tf.nn.conv2d_transpose(x, kernel, shape of the result, 2, "VALID").
 
-    Args:
-        x: [B, H, W, D].
-        kernel: [k, k, C, D].
-
-    Returns: [B, 2(H-1)+k, 2(W-1)+k, C].
+    [B, H, W, D], [k, k, C, D] -> [B, 2(H-1)+k, 2(W-1)+k, C].
     """
     batch, height, width, inputs = x.shape
     size, _, depth, _ = kernel.shape

@@ -4,6 +4,7 @@ Shapes are written with N for any number of leading dimensions unless said other
 multiplies in `init.dtype`; precision.py says which operations stay in float32.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -29,7 +30,7 @@ ACTIVATIONS = {
 
 
 class Share(NamedTuple):
-    """The share of a layer's last inputs in its result, computed beforehand: W_x x + b."""
+    """The share of a layer's last inputs in its result, computed beforehand: W_x x."""
 
     value: tf.Tensor
 
@@ -47,25 +48,23 @@ class Dense(tf.Module):
         """Apply the layer to the concatenation of the parts; the last may be its `share`."""
         *first, last = parts
         if isinstance(last, Share):
-            return self._linear(self._concat(first), 0, bias=False) + last.value
-        return self._linear(self._concat(parts), 0, bias=True)
+            return self._first(first) + last.value
+        return self._first(parts)
 
     def share(self, x: tf.Tensor) -> Share:
         """Multiply the last inputs before the others are known, to leave it out of a loop."""
-        return Share(self._linear(self._concat([x]), self.kernel.shape[0] - x.shape[-1], bias=True))
+        kernel = weight(self.kernel, self.dtype)[-x.shape[-1] :]
+        return Share(tf.tensordot(tf.cast(x, self.dtype), kernel, 1))
 
-    def _concat(self, parts) -> tf.Tensor:
+    def _first(self, parts: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Multiply the first inputs, or all, with their rows of W, and add b."""
         parts = [tf.cast(part, self.dtype) for part in parts]
-        return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
-
-    def _linear(self, x: tf.Tensor, start: int, bias: bool) -> tf.Tensor:
-        """Multiply x with the rows of W that begin at `start`, and add b if asked to."""
+        x = parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 
         def weights():
-            kernel = weight(self.kernel, self.dtype)
-            if x.shape[-1] < kernel.shape[0]:
-                kernel = kernel[start : start + x.shape[-1]]
-            return (kernel, weight(self.bias, self.dtype)) if bias else (kernel,)
+            kernel, size = weight(self.kernel, self.dtype), x.shape[-1]
+            kernel = kernel if size == kernel.shape[0] else kernel[:size]
+            return kernel, weight(self.bias, self.dtype)
 
         # On two axes TensorFlow fuses product, bias and activation.
         y = linear(tf.reshape(x, (-1, x.shape[-1])), weights)
@@ -98,15 +97,14 @@ class NormAct(tf.Module):
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return self.act(self.norm(x))
 
-    def of_sum(self, x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """Apply to x + bias, in one pass over memory if that is an ELU alone."""
-        if self.norm is tf.identity and self.act is kernels.elu:
-            return kernels.elu_of_sum(x, bias)
-        return self(kernels.add_bias(x, bias))
 
+class Conv(tf.Module):
+    """A stride-2 VALID convolution, an optional LayerNorm, then an activation.
 
-class _Conv(tf.Module):
-    """Kernel, bias, and an optional LayerNorm and activation."""
+    [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth].
+    """
+
+    convolve = staticmethod(kernels.conv2d)
 
     def __init__(
         self, init: Init, inputs: int, depth: int, size: int, norm: str = "none", act: str = "none"
@@ -120,34 +118,21 @@ class _Conv(tf.Module):
     def _channels(self, inputs: int, depth: int) -> tuple[int, int]:
         return inputs, depth
 
-    def _weights(self) -> tuple[tf.Tensor, tf.Tensor]:
-        return weight(self.kernel, self.dtype), weight(self.bias, self.dtype)
-
-
-class Conv(_Conv):
-    """A stride-2 VALID convolution, an optional LayerNorm, then an activation.
-
-    [B, H, W, inputs] -> [B, (H-k)//2+1, (W-k)//2+1, depth].
-    """
-
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        kernel, bias = self._weights()
-        return self.after(kernels.add_bias(kernels.conv2d(x, kernel), bias))
+        y = self.convolve(x, weight(self.kernel, self.dtype))
+        return self.after(kernels.add_bias(y, weight(self.bias, self.dtype)))
 
 
-class ConvTranspose(_Conv):
+class ConvTranspose(Conv):
     """A stride-2 VALID transposed convolution, an optional LayerNorm, then an activation.
 
     [B, H, W, inputs] -> [B, 2(H-1)+k, 2(W-1)+k, depth].
     """
 
+    convolve = staticmethod(kernels.conv2d_transpose)
+
     def _channels(self, inputs: int, depth: int) -> tuple[int, int]:
         return depth, inputs
-
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        kernel, bias = self._weights()
-        # oneDNN fuses bias and ELU with a convolution, but not with a transposed one.
-        return self.after.of_sum(kernels.conv2d_transpose(x, kernel), bias)
 
 
 class GRUCell(tf.Module):

@@ -42,21 +42,15 @@ class MLP(tf.Module):
 
 
 class Head(tf.Module):
-    """An MLP that ends in a distribution of shape [N, *shape].
+    """An MLP that ends in a distribution of shape [N, *shape]; () for a number.
 
     The last layer multiplies in float32 at least: bfloat16 would round a value of 5 to 1/32, more
     than one action is often worth.
-
-    Args:
-        inputs: size of the features.
-        shape: of one event; () for a number.
-        config: layers, units, act, norm, dist and, for stochastic policies, min_std.
     """
 
     def __init__(self, init: Init, inputs: int, shape: tuple[int, ...], config):
         super().__init__()
-        self.shape, self.dist = tuple(shape), config.dist
-        self.min_std = config.min_std if "min_std" in config else 0.1
+        self.shape, self.dist, self.config = tuple(shape), config.dist, config
         units = [config.units] * config.layers
         self.mlp = MLP(init, inputs, units, config.act, config.norm)
         init = init.at_least_float32()
@@ -75,14 +69,10 @@ class Head(tf.Module):
             return dists.OneHot(out)
         std = self._reshape(self.std(x))
         if self.dist == "normal":
-            return dists.Normal(out, tf.nn.softplus(std) + self.min_std, event)
+            return dists.Normal(out, tf.nn.softplus(std) + self.config.min_std, event)
         if self.dist == "tanh_normal":  # the mean stays where tanh still has a slope
-            std = tf.nn.softplus(std) + self.min_std
-            return dists.TanhNormal(5 * tf.tanh(out / 5), std)
-        if self.dist == "trunc_normal":
-            std = 2 * tf.sigmoid(std / 2) + self.min_std
-            return dists.TruncNormal(tf.tanh(out), std)
-        raise ValueError(f"unknown distribution {self.dist!r}")
+            return dists.TanhNormal(5 * tf.tanh(out / 5), tf.nn.softplus(std) + self.config.min_std)
+        return dists.TruncNormal(tf.tanh(out), 2 * tf.sigmoid(std / 2) + self.config.min_std)
 
     def _reshape(self, y: tf.Tensor) -> tf.Tensor:
         """[N, size] -> [N, *shape]."""
@@ -134,14 +124,13 @@ class Encoder(tf.Module):
         self.size += height * width * depth
 
     def __call__(self, obs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        parts, batch = [], None
+        parts = []
         if self.images:
-            x = tf.concat([tf.cast(obs[key], self.dtype) for key in self.images], -1)
-            batch = x.shape[:-3]
-            x = tf.reshape(x, (-1, *x.shape[-3:]))
+            images = tf.concat([tf.cast(obs[key], self.dtype) for key in self.images], -1)
+            x = tf.reshape(images, (-1, *images.shape[-3:]))
             for conv in self.convs:
                 x = conv(x)
-            parts.append(tf.reshape(x, (*batch, -1)))
+            parts.append(tf.reshape(x, (*images.shape[:-3], -1)))
         if self.vectors:
             # Saturated: a number too large for float16 must not become infinite.
             vectors = [tf.saturate_cast(obs[key], self.dtype) for key in self.vectors]
@@ -168,23 +157,19 @@ class Decoder(tf.Module):
             layers = ["dense", *(f"conv{i}" for i in range(len(config.cnn_kernels)))]
             clashes = layers if self.images else []
             names = {key: f"vector_{key}" if key in clashes else key for key in self.vectors}
-            self.outs = {
-                key: Dense(init.at_least_float32() / name, self.mlp.size, shapes[key][0])
-                for key, name in names.items()
-            }
+            init, size = init.at_least_float32(), self.mlp.size
+            self.outs = {k: Dense(init / name, size, shapes[k][0]) for k, name in names.items()}
 
     def _make_convs(self, init, inputs, config):
-        channels = [self.shapes[key][2] for key in self.images]
-        count = len(config.cnn_kernels)
+        self.channels, count = [self.shapes[key][2] for key in self.images], len(config.cnn_kernels)
         depth, size = 32 * config.cnn_depth, 1
         self.dense, self.convs = Dense(init / "dense", inputs, depth), []
         for i, kernel in enumerate(config.cnn_kernels):
             part, before, last = init / f"conv{i}", depth, i == count - 1
-            depth = sum(channels) if last else config.cnn_depth * 2 ** (count - i - 2)
+            depth = sum(self.channels) if last else config.cnn_depth * 2 ** (count - i - 2)
             then = () if last else (config.norm, config.act)
             self.convs.append(ConvTranspose(part, before, depth, kernel, *then))
             size = 2 * (size - 1) + kernel
-        self.splits = channels
         for key in self.images:
             if max(self.shapes[key][:2]) != size:
                 raise UserError(
@@ -203,7 +188,7 @@ class Decoder(tf.Module):
             height, width, _ = self.shapes[self.images[0]]
             x = x[:, :height, :width]  # all of it, unless images are not square
             x = tf.reshape(x, (*feat.shape[:-1], *x.shape[1:]))
-            means = tf.split(x, self.splits, -1)
+            means = tf.split(x, self.channels, -1)
             result = {k: dists.Normal(m, 1.0, 3) for k, m in zip(self.images, means, strict=True)}
         if self.vectors:
             x = self.mlp(feat)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 
 from dreamerv2.common.nn.schedules import schedule
+from dreamerv2.common.nn.variables import Init
 
-Number = tf.Tensor | float
 BETA1, BETA2 = 0.9, 0.999
 SLOTS = {"adam": 2, "nadam": 2, "adamax": 2, "sgd": 0, "momentum": 1}
 
@@ -56,20 +56,18 @@ class Optimizer(tf.Module):
     Adam: step = lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), Keras' epsilon-hat.
 
     Args:
-        path: prefix of the names of its own variables.
+        init: names its variables; the loss is scaled if the compute type is float16.
         label: prefix of its metrics.
         variables: the weights it trains, all of one type.
         config: opt, lr (a number or a schedule), eps, clip (0: none), wd (0: none).
-        scaled: whether to scale the loss, for float16.
     """
 
-    def __init__(
-        self, path: str, label: str, variables: Sequence[tf.Variable], config, scaled: bool
-    ):
+    def __init__(self, init: Init, label: str, variables: Sequence[tf.Variable], config):
         super().__init__()
         self.label, self.config, self.weights = label, config, tuple(variables)
+        path = init.path
         self.step = tf.Variable(0, name=f"{path}/step", dtype=tf.int64, trainable=False)
-        self.scaling = LossScale(path) if scaled else None
+        self.scaling = LossScale(path) if init.dtype == tf.float16 else None
         self.slots = [
             [
                 tf.Variable(tf.zeros_like(v), name=f"{path}/slot{i}/{v.name[:-2]}", trainable=False)
@@ -81,11 +79,9 @@ class Optimizer(tf.Module):
     def minimize(
         self, tape: tf.GradientTape, loss: tf.Tensor, step: tf.Tensor | int = 0
     ) -> dict[str, tf.Tensor]:
-        """Update the variables. Call `scale` on the loss inside the tape first.
+        """Update the variables by the gradient of a loss [] that `scale` returned under the tape.
 
         Args:
-            tape: recorded from the variables to the loss.
-            loss: [] as given by `scale`.
             step: agent steps so far, for a schedule of the learning rate.
 
         Returns: {label}_loss, {label}_grad_norm, with scaling {label}_loss_scale, with a schedule
@@ -116,70 +112,40 @@ class Optimizer(tf.Module):
         """Return the loss to differentiate."""
         return loss * self.scaling.scale if self.scaling else loss
 
-    def _apply(self, grads: list[tf.Tensor], norm: tf.Tensor, lr: Number) -> tf.Tensor:
+    def _apply(self, grads: list[tf.Tensor], norm: tf.Tensor, lr: tf.Tensor | float) -> tf.Tensor:
         clip, decay = self.config.clip, self.config.wd
         if clip:
             factor = clip / tf.maximum(norm, clip)
             grads = [grad * factor for grad in grads]
         self.step.assign_add(1)
         if decay:
-            kept = self._number(1 - decay)
             for variable in self.weights:
-                variable.assign(variable * kept)
-        rule = getattr(self, f"_{self.config.opt}")(lr)
+                variable.assign(variable * tf.constant(1 - decay, variable.dtype))
+        rule = self._rule(lr)
         for variable, grad, slots in zip(self.weights, grads, self.slots, strict=True):
-            rule(variable, grad, *slots)
+            rule(variable.handle, *(slot.handle for slot in slots), grad)
         return tf.constant(True)
 
-    # --- rules: each returns a function that changes a variable by its gradient and slots ---
+    def _rule(self, lr: tf.Tensor | float) -> Callable:
+        """Return a function that takes one step: (variable, *slots, gradient) by their handles.
 
-    def _number(self, value: Number) -> tf.Tensor:
-        return tf.convert_to_tensor(value, self.weights[0].dtype)
-
-    def _power(self, beta: float) -> tf.Tensor:
-        return self._number(beta) ** tf.cast(self.step, self.weights[0].dtype)
-
-    def _adam(self, lr: Number, nesterov: bool = False) -> Callable:
+        TensorFlow's fused kernels make one pass over the memory instead of ten.
+        """
+        ops, dtype = tf.raw_ops, self.weights[0].dtype
         # Made once for all variables: made for each, they would take an eighth of a whole update.
-        shared = {
-            "beta1_power": self._power(BETA1),
-            "beta2_power": self._power(BETA2),
-            "lr": self._number(lr),
-            "beta1": self._number(BETA1),
-            "beta2": self._number(BETA2),
-            "epsilon": self._number(self.config.eps),
-        }
-
-        def rule(variable, grad, m, v):
-            # The fused kernel: one pass over the memory instead of ten.
-            handles = {"var": variable.handle, "m": m.handle, "v": v.handle}
-            tf.raw_ops.ResourceApplyAdam(**handles, **shared, grad=grad, use_nesterov=nesterov)
-
-        return rule
-
-    def _nadam(self, lr: Number) -> Callable:
-        # TensorFlow's own Nesterov step for Adam, without Keras' schedule of the momentum.
-        return self._adam(lr, nesterov=True)
-
-    def _adamax(self, lr: Number) -> Callable:
-        rate = lr / (1 - self._power(BETA1))
-
-        def rule(variable, grad, m, v):
-            m.assign(BETA1 * m + (1 - BETA1) * grad)
-            v.assign(tf.maximum(BETA2 * v, tf.abs(grad)))
-            variable.assign_sub(rate * m / (v + self.config.eps))
-
-        return rule
-
-    def _sgd(self, lr: Number) -> Callable:
-        def rule(variable, grad):
-            variable.assign_sub(lr * grad)
-
-        return rule
-
-    def _momentum(self, lr: Number) -> Callable:
-        def rule(variable, grad, velocity):
-            velocity.assign(BETA1 * velocity + grad)
-            variable.assign_sub(lr * velocity)
-
-        return rule
+        values = (lr, self.config.eps, BETA1, BETA2)
+        lr, eps, beta1, beta2 = (tf.convert_to_tensor(value, dtype) for value in values)
+        step = tf.cast(self.step, dtype)
+        shared = {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": eps}
+        shared |= {"beta1_power": beta1**step}
+        both = shared | {"beta2_power": beta2**step}
+        velocity = {"lr": lr, "momentum": beta1}
+        # Nadam is without Keras' schedule of the momentum.
+        call, names, options = {
+            "adam": (ops.ResourceApplyAdam, "var m v grad", both),
+            "nadam": (ops.ResourceApplyAdam, "var m v grad", both | {"use_nesterov": True}),
+            "adamax": (ops.ResourceApplyAdaMax, "var m v grad", shared),
+            "sgd": (ops.ResourceApplyGradientDescent, "var delta", {"alpha": lr}),
+            "momentum": (ops.ResourceApplyMomentum, "var accum grad", velocity),
+        }[self.config.opt]
+        return lambda *args: call(**dict(zip(names.split(), args, strict=True)), **options)

@@ -1,18 +1,11 @@
 """Mixed precision: weights in float32, matrix products in the compute type.
 
-A layer never reads its variables directly. It calls `weight(variable, dtype)`, which returns the
-value in the compute type (float16, bfloat16, float32 or float64):
+Variables, their gradients and the optimizer stay in float32, since an update is often too small to
+change a weight of 8 or 11 bits. A layer reads a variable by `weight`, which casts it. Where casts
+would repeat, `weight` returns copies, from a table of this thread:
 
-- Variables are float32 (float64 in tests), and so are their gradients and the optimizer: an
-  update is often too small to change a weight of 8 or 11 bits.
-- A cast at every use would cast every weight at every step of a loop over time. Within
-  `cast_once`, which surrounds a loss, each weight is cast a single time, and every `weight` call
-  returns that copy. Gradients flow through the one cast.
-- Acting multiplies each weight with one or a few rows, where a cast takes longer than the product.
-  A `WeightCache` keeps copies from call to call; the agent refreshes them after an update.
-- The copies are found in a table of this thread, since the layers, deep in a model, would
-  otherwise hand them down through every call.
-- Norms, distributions, sums and losses use `at_least_float32`.
+- `cast_once` surrounds a loss: one cast serves every step of a loop, gradients flow through it.
+- `WeightCache` keeps copies for acting, where a cast takes longer than the product that follows.
 """
 
 import contextlib
@@ -25,14 +18,16 @@ from dreamerv2.common.nn import device
 
 PRECISIONS = {"32": "float32", "16": "float16", "bfloat16": "bfloat16"}
 
-_local = threading.local()
+
+class _Local(threading.local):
+    copies: Mapping = {}  # reference of a variable -> tensor in the compute type
+
+
+_local = _Local()
 
 
 def compute_dtype(precision: str) -> tf.DType:
-    """Return the type matrices are multiplied in for ``--precision auto|32|16|bfloat16``.
-
-    auto: float16 on a GPU, bfloat16 on a CPU that is faster with it, else float32.
-    """
+    """Return the compute type; auto is float16 on a GPU, else the faster one of this CPU."""
     if precision == "auto":
         precision = "bfloat16" if device.cpu_has_bfloat16() else "32"
         precision = "16" if device.gpus() else precision
@@ -45,10 +40,10 @@ def at_least_float32(x: tf.Tensor) -> tf.Tensor:
 
 
 def weight(variable: tf.Variable, dtype: tf.DType) -> tf.Tensor:
-    """Return the variable's value in the compute type."""
+    """Return the variable's value in the compute type: float16, bfloat16, float32 or float64."""
     if variable.dtype == dtype:
         return tf.convert_to_tensor(variable)
-    copy = _table().get(variable.ref())
+    copy = _local.copies.get(variable.ref())
     return tf.cast(variable, dtype) if copy is None else copy
 
 
@@ -56,14 +51,13 @@ def weight(variable: tf.Variable, dtype: tf.DType) -> tf.Tensor:
 def cast_once(*modules: tf.Module, dtype: tf.DType) -> Iterator[None]:
     """Within the block, `weight` returns one low-precision copy of each variable."""
     variables = [v for module in modules for v in module.variables] if dtype.size < 4 else []
-    with _using({**_table(), **{v.ref(): tf.cast(v, dtype) for v in variables}}):
+    with _using({**_local.copies, **{v.ref(): tf.cast(v, dtype) for v in variables}}):
         yield
 
 
 class WeightCache:
-    """Copies of some modules' weights in the compute type, kept from call to call.
+    """Copies of weights in the compute type, for `in_use`; `refresh` them after every update.
 
-    Call `refresh` after every update of the weights; within `in_use`, `weight` returns the copies.
     The copies are no part of any tf.Module, so no checkpoint holds them.
     """
 
@@ -83,15 +77,10 @@ class WeightCache:
             yield
 
 
-def _table() -> Mapping:
-    """Return this thread's copies: reference of a variable -> tensor."""
-    return getattr(_local, "table", {})
-
-
 @contextlib.contextmanager
-def _using(table: Mapping) -> Iterator[None]:
-    outer, _local.table = _table(), table
+def _using(copies: Mapping) -> Iterator[None]:
+    outer, _local.copies = _local.copies, copies
     try:
         yield
     finally:
-        _local.table = outer
+        _local.copies = outer

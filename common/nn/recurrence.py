@@ -3,7 +3,6 @@
 A layer that `recur` is to see computes its product by `linear`.
 """
 
-import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +15,6 @@ Nest = Any  # a tensor or a (nested) dict, list or tuple of tensors
 Step = Callable[[Nest, Nest], Nest]  # state, inputs at t -> next state
 
 FAST_GRADIENT = True  # False: TensorFlow's own gradient of the loop
-
-_local = threading.local()
 
 
 def scan(step: Step, inputs: Nest, start: Nest, extra: Nest = None, reverse: bool = False) -> Nest:
@@ -32,17 +29,10 @@ def scan(step: Step, inputs: Nest, start: Nest, extra: Nest = None, reverse: boo
 
     Returns: nest like the state, each [T, ...], or (states, extras).
     """
-    if extra is not None:
-        return _loop()(step, inputs, start, extra, reverse)
-
-    def step_without_extra(state, now):
-        return step(state, now), ()
-
-    return _loop()(step_without_extra, inputs, start, (), reverse)[0]
-
-
-def _loop() -> Callable:
-    return _python_loop if tf.executing_eagerly() else _graph_loop
+    if extra is None:
+        return scan(lambda state, now: (step(state, now), ()), inputs, start, (), reverse)[0]
+    loop = _python_loop if tf.executing_eagerly() else _graph_loop
+    return loop(step, inputs, start, extra, reverse)
 
 
 def _python_loop(step, inputs, start, extra, reverse):
@@ -52,8 +42,7 @@ def _python_loop(step, inputs, start, extra, reverse):
     for t in reversed(times) if reverse else times:
         state, more = step(state, _at(inputs, t))
         results.append((state, more))
-    results = results[::-1] if reverse else results
-    return tf.nest.map_structure(lambda *xs: tf.stack(xs), *results)
+    return tf.nest.map_structure(lambda *xs: tf.stack(xs[::-1] if reverse else xs), *results)
 
 
 def _graph_loop(step, inputs, start, extra, reverse):
@@ -87,29 +76,27 @@ def _graph_loop(step, inputs, start, extra, reverse):
 
 def swap_time(nest: Nest) -> Nest:
     """[B, T, ...] <-> [T, B, ...] for every tensor of a nest."""
-    return tf.nest.map_structure(
-        lambda x: tf.transpose(x, (1, 0, *range(2, x.shape.rank))),
-        nest,
-    )
+    return tf.nest.map_structure(lambda x: tf.transpose(x, (1, 0, *range(2, x.shape.rank))), nest)
 
 
-def linear(x: tf.Tensor, weights: Callable[[], tuple[tf.Tensor, ...]]) -> tf.Tensor:
-    """x W + b: [N, inputs] -> [N, units].
+def linear(x: tf.Tensor, weights: Callable[[], tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    """x W + b: [N, inputs] -> [N, units]; `weights` returns (W, b).
 
-    Args:
-        weights: returns (W, b) or, without a bias, (W,). A function, so that a step within `recur`
-            does not read the weights again.
+    It is a function, so that a step within `recur` does not read the weights again.
     """
-    return getattr(_local, "linear", _linear)(x, weights)
+    return _local.linear(x, weights)
 
 
 def _linear(x, weights):
-    kernel, *bias = weights()
-    return _add(tf.matmul(x, kernel), *bias)
+    kernel, bias = weights()
+    return kernels.add_bias(tf.matmul(x, kernel), bias)
 
 
-def _add(y: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
-    return kernels.add_bias(y, *bias) if bias else y
+class _Local(threading.local):
+    linear = staticmethod(_linear)
+
+
+_local = _Local()
 
 
 def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
@@ -126,30 +113,30 @@ def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
     Args:
         step: for rows [N, ...] that do not depend on each other. Other weights than those of
             `linear` must be variables or inputs.
-        inputs: nest of [T, B, ...].
-        start: the state before the first step, nest of [B, ...].
-
-    Returns: nest like the state, each [T, B, ...].
+        inputs, start: nests of [T, B, ...] and of [B, ...].
     """
     if not FAST_GRADIENT:
         return scan(step, inputs, start)
-    weights, spec = _weights(step, start, _at(inputs, 0))
+
+    def zeros(_, x, weights):
+        return tf.zeros((x.shape[0], weights()[0].shape[1]), x.dtype)
+
+    # A step with zeros for every y finds the weights; a graph drops its operations, unused.
+    _, linears = _run(step, start, _at(inputs, 0), zeros)
 
     @tf.custom_gradient
     def run(weights, inputs, start):
-        padded = [(_aligned(kernel, 0), *bias) for kernel, *bias in weights]
+        padded = [(_aligned(kernel, 0), bias) for kernel, bias in weights]
 
         def forward(state, now):
-            ys = []
-
             def multiply(i, x, _):
-                kernel, *bias = padded[i]
-                ys.append(_add(_product(x, kernel), *bias))
-                return ys[i]
+                kernel, bias = padded[i]
+                return kernels.add_bias(_product(x, kernel), bias)
 
-            return _run(step, state, now, multiply), ys
+            state, products = _run(step, state, now, multiply)
+            return state, [y for *_, y in products]
 
-        states, ys = scan(forward, inputs, start, spec)
+        states, ys = scan(forward, inputs, start, [y for *_, y in linears])
 
         def gradient(*upstream, variables=()):
             upstream = tf.nest.pack_sequence_as(states, upstream)
@@ -157,58 +144,40 @@ def recur(step: Step, inputs: Nest, start: Nest) -> Nest:
                 lambda first, xs: tf.concat([first[None], xs[:-1]], 0), start, states
             )
             known = before, inputs, ys
-            padded = [_aligned(kernel, 1) for kernel, *_ in weights]
+            padded = [_aligned(kernel, 1) for kernel, _ in weights]
             grads = _back(step, padded, known, upstream, list(variables))
             dstart, dys, dinputs, dvariables = grads
-            xs = _linear_inputs(step, *tf.nest.map_structure(_rows, known))
+            *rows, results = tf.nest.map_structure(_rows, known)
+            _, products = _run(step, *rows, lambda i, *_: results[i])  # all steps at once
             dweights = [
-                (tf.matmul(x, _rows(dy), transpose_a=True), tf.reduce_sum(dy, (0, 1)))[: len(w)]
-                for x, dy, w in zip(xs, dys, weights, strict=True)
+                (tf.matmul(x, _rows(dy), transpose_a=True), tf.reduce_sum(dy, (0, 1)))
+                for (x, *_), dy in zip(products, dys, strict=True)
             ]
             grads = tf.nest.flatten((dweights, dinputs, dstart))
             return (grads, dvariables) if variables else grads
 
         return states, gradient
 
-    return run(weights, inputs, start)
+    return run([weights() for _, weights, _ in linears], inputs, start)
 
 
-def _run(step: Step, state: Nest, now: Nest, answer: Callable) -> Nest:
-    """Take a step in which `answer(i, x, weights)` gives the result of the i-th `linear`."""
-    count, outer = itertools.count(), getattr(_local, "linear", _linear)
-    _local.linear = lambda x, weights: answer(next(count), x, weights)
+def _run(step: Step, state: Nest, now: Nest, result: Callable) -> tuple[Nest, list]:
+    """Take a step in which `result(i, x, weights)` gives y of the i-th `linear`.
+
+    Returns: the next state, and (x, weights, y) of every `linear`.
+    """
+    calls, outer = [], _local.linear
+
+    def record(x, weights):
+        y = result(len(calls), x, weights)
+        calls.append((x, weights, y))
+        return y
+
+    _local.linear = record
     try:
-        return step(state, now)
+        return step(state, now), calls
     finally:
         _local.linear = outer
-
-
-def _weights(step: Step, state: Nest, now: Nest) -> tuple[list, list]:
-    """Return the weights of every `linear` of a step, in order, and zeros like each y.
-
-    The step is taken with zeros for every y; a graph drops the operations of that unused.
-    """
-    found, ys = [], []
-
-    def note(i, x, weights):
-        found.append(weights())
-        ys.append(tf.zeros((x.shape[0], found[i][0].shape[1]), x.dtype))
-        return ys[i]
-
-    _run(step, state, now, note)
-    return found, ys
-
-
-def _linear_inputs(step: Step, before: Nest, inputs: Nest, ys: list) -> list[tf.Tensor]:
-    """Return x [N, inputs] of every `linear` of a step."""
-    xs = []
-
-    def note(i, x, _):
-        xs.append(x)
-        return ys[i]
-
-    _run(step, before, inputs, note)
-    return xs
 
 
 def _back(step: Step, padded: list, known: tuple, upstream: Nest, variables: list) -> tuple:
@@ -218,7 +187,7 @@ def _back(step: Step, padded: list, known: tuple, upstream: Nest, variables: lis
         (before, inputs, ys), upstream = now
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch((before, inputs, ys, variables))
-            state = _run(step, before, inputs, lambda i, x, _: _given(x, padded[i], ys[i]))
+            state, _ = _run(step, before, inputs, lambda i, x, _: _given(x, padded[i], ys[i]))
         total = tf.nest.map_structure(tf.add, upstream, later)
         sources = (before, (ys, inputs, variables))
         state, total = tf.nest.flatten(state), tf.nest.flatten(total)

@@ -1,6 +1,5 @@
 """Variables: initial values that depend on the seed alone, and names for a checkpoint."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,10 @@ from dreamerv2.common.errors import UserError
 class Init:
     """Makes the variables of one part of a model: Glorot-uniform kernels, constant vectors.
 
-    Values come from a NumPy generator, so they depend on the seed and not on the device.
-
     Args:
-        rng: source of the initial values.
-        dtype: compute type of the layers.
+        rng: source of the initial values; NumPy's, so that they do not depend on the device.
+        dtype: compute type of the layers; variables are float64 if it is, else float32.
         path: prefix of the variables' names, such as ``world_model/rssm``.
-
-    Attributes:
-        variable_dtype: type of the variables: float64 if the compute type is, else float32.
     """
 
     def __init__(self, rng: np.random.Generator, dtype: Any = tf.float32, path: str = ""):
@@ -50,16 +44,13 @@ class Init:
 
 
 def named_variables(module: tf.Module) -> dict[str, tf.Variable]:
-    """Return every variable of the module under its path name, sorted by name.
-
-    Raises:
-        UserError: two variables share a name, so a checkpoint would lack one of them.
-    """
-    variables = sorted(module.variables, key=lambda v: v.name)
-    names = [v.name.removesuffix(":0") for v in variables]
-    for name, following in itertools.pairwise(names):
-        if name == following:
+    """Return the module's variables by name, sorted; UserError if two share a name."""
+    named = {}
+    for variable in sorted(module.variables, key=lambda v: v.name):
+        name = variable.name.removesuffix(":0")
+        if name in named:  # a checkpoint would lack one of the two
             raise UserError(
                 f"Two variables are called '{name}': rename the observation of that name."
             )
-    return dict(zip(names, variables, strict=True))
+        named[name] = variable
+    return named

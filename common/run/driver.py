@@ -30,9 +30,8 @@ class Driver:
     just before the next policy call, which then sees row 0.
 
     Args:
-      envs: a ``VectorEnv`` of E environments with ``AutoresetMode.DISABLED``.
-      on_step: functions ``f(row, index)``, called with EVERY row (row 0 too, which costs no step:
-        count the rows where ``is_first`` is false) in the order in which rows happen.
+        envs: E environments, with ``AutoresetMode.DISABLED``.
+        on_step: functions ``f(row, index)``, called with every row of environment `index`.
     """
 
     def __init__(
@@ -43,8 +42,7 @@ class Driver:
         mode = envs.metadata.get("autoreset_mode")
         if mode != gymnasium.vector.AutoresetMode.DISABLED:
             raise ValueError(f"The environments must not reset themselves, but have {mode}.")
-        self._envs = envs
-        self._on_step = list(on_step)
+        self._envs, self._on_step = envs, on_step
         self._zero = np.zeros(envs.single_action_space.shape, np.float32)
         self.reset()
 
@@ -64,16 +62,14 @@ class Driver:
     ) -> None:
         """Run until at least ``steps`` agent steps AND ``episodes`` finished episodes.
 
-        Both are counted from this call on and checked after each step of the vector (E agent
-        steps). Given ``episodes`` alone, exactly so many reach the callbacks, namely the first that
-        started (those already running included): the first that END would be the short ones. The
-        surplus episodes which fill the vector meanwhile are discarded.
+        Given ``episodes`` alone, exactly so many reach the callbacks, namely the first that started
+        (those already running included): the first that END would be the short ones. The surplus
+        episodes which fill the vector meanwhile are discarded.
 
         Args:
-          policy: ``policy(obs, state) -> ({"action": float32 [E, A]}, state)``; obs holds rows, key
-            -> [E, ...], without the action; state is None at first.
-          stop: an object whose truth value ends the call before the next step of the vector. An
-            environment whose reset was abandoned after a stop ends the call too.
+            policy: ``policy(obs, state) -> ({"action": float32 [E, A]}, state)``; obs holds rows,
+                key -> [E, ...], without the action; state is None at first.
+            stop: an object whose truth value ends the call before the next step of the vector.
         """
         self._needs_reset |= self._discarded
         self._discarded[:] = False
@@ -84,16 +80,15 @@ class Driver:
         while (step < steps or done < episodes) and not stop:
             try:
                 started += self._reset_envs(limit - started)
-            except Abandoned:
+            except Abandoned:  # after a stop
                 return
             done += self._step(self._act(policy))
             step += self._envs.num_envs
 
     def _reset_envs(self, wanted: float) -> int:
-        """Start episodes where the last one ended; those beyond ``wanted`` are discarded.
+        """Start episodes where the last one ended; return their number, at most ``wanted``.
 
-        Returns:
-          The number of episodes started that are not discarded.
+        The surplus is discarded.
         """
         indices = np.flatnonzero(self._needs_reset)
         if not len(indices):
@@ -116,10 +111,13 @@ class Driver:
         try:
             outputs, self._state = result
             action = np.asarray(outputs["action"], np.float32)
+            if action.shape != shape:
+                raise ValueError(f"The action has the shape {action.shape}.")
         except (TypeError, ValueError, KeyError) as error:
-            raise TypeError(_SIGNATURE.format(shape=shape, got=type(result).__name__)) from error
-        if action.shape != shape:
-            raise TypeError(_SIGNATURE.format(shape=shape, got=f"an action {action.shape}"))
+            raise TypeError(
+                "The policy must be called as policy(obs, state) and return "
+                f"({{'action': float32 {shape}}}, state); it returned {type(result).__name__}."
+            ) from error
         return action
 
     def _step(self, action: np.ndarray) -> int:
@@ -145,14 +143,7 @@ class Driver:
 
 
 def _flags(count: int) -> dict[str, np.ndarray]:
-    """The three flags of [count] rows, all false."""
     return {key: np.zeros(count, bool) for key in ("is_first", "is_last", "is_terminal")}
-
-
-_SIGNATURE = (
-    "The policy must be called as policy(obs, state) and return ({{'action': float32 {shape}}}, "
-    "state); it returned {got}."
-)
 
 
 class RandomPolicy:

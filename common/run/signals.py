@@ -9,57 +9,52 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def interrupt_on_any_signal() -> Iterator[None]:
-    """Raise KeyboardInterrupt for SIGTERM and SIGHUP as for SIGINT, outside a StopRequest."""
-    numbers = [n for n in _handled_signals() if n != signal.SIGINT]
-    former = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
+def _handlers(handler: Any) -> Iterator[None]:
+    """Install a handler within the block: in the main thread only, not for an ignored SIGHUP."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    if threading.current_thread() is not threading.main_thread():  # Python allows none there
+        numbers = []
+    former = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        _restore(former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
-def _handled_signals() -> list[signal.Signals]:
-    """Return the signals to handle: none outside the main thread, no SIGHUP under nohup."""
-    if threading.current_thread() is not threading.main_thread():
-        return []
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
-
-
-def _restore(handlers: dict) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+def interrupt_on_any_signal() -> contextlib.AbstractContextManager[None]:
+    """Raise KeyboardInterrupt for SIGTERM and SIGHUP as for SIGINT, outside a StopRequest."""
+    return _handlers(signal.default_int_handler)
 
 
 class StopRequest:
     """True after SIGINT, SIGTERM or SIGHUP, so that the loop ends after the step in flight.
 
     A second SIGINT raises KeyboardInterrupt at once. As a context manager it restores the former
-    handlers. Outside the main thread, where Python allows no handlers, it stays false.
+    handlers. Outside the main thread it stays false.
 
     Args:
         listeners: objects notified of the stop by their method `hurry()`, if they have one.
     """
 
     def __init__(self, *listeners: Any):
+        self._installed = _handlers(self._handle)
         self._listeners = listeners
         self.received: signal.Signals | None = None
         self._pending_message = ""
-        self._former: dict = {}
 
     def __bool__(self) -> bool:
         self._flush_message()
         return self.received is not None
 
     def __enter__(self) -> "StopRequest":
-        self._former = {
-            number: signal.signal(number, self._handle) for number in _handled_signals()
-        }
+        self._installed.__enter__()
         return self
 
-    def __exit__(self, *unused: object) -> None:
-        _restore(self._former)
+    def __exit__(self, *error: Any) -> None:
+        self._installed.__exit__(*error)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
@@ -67,17 +62,15 @@ class StopRequest:
         self.received = signal.Signals(number)
         for listener in self._listeners:
             getattr(listener, "hurry", lambda: None)()
-        self._pending_message = (
-            f"\n{self.received.name}: finishing the step in flight, then saving."
-        )
+        name = self.received.name
+        self._pending_message = f"\n{name}: finishing the step in flight, then saving."
         self._flush_message()
 
     def _flush_message(self) -> None:
         message, self._pending_message = self._pending_message, ""
-        if not message:
-            return
         try:
-            print(message, flush=True)
+            if message:
+                print(message, flush=True)
         except RuntimeError:  # the signal interrupted another print: try again later
             self._pending_message = message
         except OSError:  # SIGHUP: the terminal is closed, see stdio

@@ -4,6 +4,7 @@
 resumed run acts at the same steps as one that was never interrupted.
 """
 
+import contextlib
 import functools
 import math
 import re
@@ -18,18 +19,12 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 @functools.total_ordering
 class Counter:
-    """Agent steps so far: only the loop increments it; it compares with numbers.
-
-    It is mutable, hence not hashable.
-    """
-
-    __hash__ = None
+    """Agent steps so far; compares with numbers."""
 
     def __init__(self, value: int = 0):
         self.value = int(value)
 
     def increment(self, amount: int = 1) -> None:
-        """Add ``amount``."""
         self.value += int(amount)
 
     def __int__(self) -> int:
@@ -84,12 +79,7 @@ class Every:
 
 
 class EverySeconds:
-    """True at the first call and then once per ``seconds``; never if ``seconds`` <= 0.
-
-    Args:
-        seconds: the interval on the wall clock.
-        clock: returns seconds and never runs backwards.
-    """
+    """True at the first call and then once per ``seconds``; never if ``seconds`` <= 0."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic):
         self.seconds = float(seconds)
@@ -113,40 +103,16 @@ class EverySeconds:
         self._last = self._clock() if fired else None
 
 
-class Until:
-    """True while ``step`` < ``until``; always if ``until`` <= 0."""
-
-    def __init__(self, until: int):
-        self._until = int(until)
-
-    def __call__(self, step: SupportsInt) -> bool:
-        return self._until <= 0 or int(step) < self._until
-
-
 def parse_every(text: str | int | float) -> Every | EverySeconds:
-    """Read `checkpoint_every`, an interval of wall-clock time or of agent steps.
-
-    Args:
-        text: "600s", "10m" or "2h" for time; "10000", "1e4" or a number for agent steps; 0: never.
-
-    Raises:
-        UserError: the text is neither.
-    """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([smh]?)\s*", str(text).lower())
-    value = _finite(match[1]) if match else None
-    if value is not None and match[2]:
-        return EverySeconds(value * SECONDS[match[2]])
-    if value is not None and value == int(value):
-        return Every(int(value))
+    """Read `checkpoint_every`: "600s", "10m" or "2h", or agent steps such as 10000; 0 is never."""
+    number, unit = re.fullmatch("(.*?)([smh]?)", str(text).lower().strip(), re.S).groups()
+    with contextlib.suppress(ValueError):
+        value = float(number)
+        if unit and 0 <= value < math.inf:
+            return EverySeconds(value * SECONDS[unit])
+        if value >= 0 and value.is_integer():
+            return Every(int(value))
     raise UserError(
         f"checkpoint_every is '{text}', but must be agent steps such as 10000 or a time such as "
         "600s, 10m or 2h."
     )
-
-
-def _finite(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

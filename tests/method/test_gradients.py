@@ -128,7 +128,7 @@ def imagination_case(change, discrete):
 def test_gradient_of_the_actor_loss(variant):
     change, discrete = ACTOR_VARIANTS[variant]
     config, model, behavior, start, terminal = imagination_case(change, discrete)
-    noise = model.imagination_noise(6, behavior.noise_shape, SEED)
+    noise = model.imagination_noise(6, behavior.discrete, SEED)
     variables = named_variables(behavior.actor)
 
     def gradients():
@@ -149,7 +149,7 @@ def test_gradient_of_the_actor_loss(variant):
 
 def test_gradient_of_the_critic_loss():
     config, model, behavior, start, terminal = imagination_case({}, True)
-    noise = model.imagination_noise(6, behavior.noise_shape, SEED)
+    noise = model.imagination_noise(6, behavior.discrete, SEED)
     seq = model.imagine(behavior.policy, start, terminal, noise)
     with recording(behavior.critic) as tape:
         target, _ = behavior.target(seq, model.imagined_reward(seq))
@@ -170,10 +170,10 @@ def test_the_update_steps_along_these_gradients():
     for variant in ("reinforce", "dynamics"):
         discrete = ACTOR_VARIANTS[variant][1]
         config, model, behavior, start, terminal = imagination_case(change, discrete)
-        noise = model.imagination_noise(6, behavior.noise_shape, SEED)
+        noise = model.imagination_noise(6, behavior.discrete, SEED)
         before, args = weights_of(model, behavior), numpy_of((start, terminal, noise))
         batched = {key: value[:, None] for key, value in start.items()}
-        behavior.update(batched, terminal[:, None], model.imagined_reward, SEED, STEP)
+        behavior.update(model, batched, terminal[:, None], model.imagined_reward, SEED, STEP)
         after = weights_of(model, behavior)
         for part in ("actor", "critic"):
             names = [key for key in before if key.startswith(f"task/{part}/")]

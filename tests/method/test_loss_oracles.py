@@ -85,32 +85,11 @@ def test_lambda_return_is_its_recursion(size, lambda_, dtype):
     assert_close(actual, oracle.lambda_returns(*arrays, lambda_), "lambda-return")
 
 
-@DTYPES
-@SIZES
-def test_lambda_return_closed_forms(size, dtype):
-    (reward, value, discount), tensors = returns_case(size, dtype)
-    one_step = losses.lambda_return(*tensors, 0.0)
-    assert_close(one_step, reward + discount * value[1:], "lambda 0: r + d v'")
-    monte_carlo = losses.lambda_return(*tensors, 1.0)
-    horizon = size[0]
-    for t in range(horizon):
-        ahead = [np.prod(discount[t:k], axis=0) for k in range(t, horizon + 1)]
-        expected = sum(ahead[k - t] * reward[k] for k in range(t, horizon))
-        expected = expected + ahead[-1] * value[-1]
-        assert_close(monte_carlo[t], expected, "lambda 1: discounted sum and last value")
-
-
 def test_lambda_return_by_hand():
     """H = 2, lambda 0.5, d = 0.5: V_1 = 2 + 0.5 * 8 = 6; V_0 = 1 + 0.5 * (0.5 * 4 + 0.5 * 6)."""
     reward, value = tf.constant([[1.0], [2.0]]), tf.constant([[9.0], [4.0], [8.0]])
     result = losses.lambda_return(reward, value, tf.fill((2, 1), 0.5), 0.5)
     assert result.numpy().ravel().tolist() == [3.5, 6.0]
-
-
-def test_nothing_counts_after_an_end():
-    reward, value = tf.constant([[1.0], [50.0]]), tf.constant([[7.0], [60.0], [70.0]])
-    result = losses.lambda_return(reward, value, tf.constant([[0.0], [0.9]]), 0.95)
-    assert result[0, 0] == 1.0, "a terminal state's return is its reward alone"
 
 
 @DTYPES

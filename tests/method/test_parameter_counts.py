@@ -25,7 +25,7 @@ def test_parameters_of_the_paper():
     assert count(model.heads["reward"]) == count(model.heads["discount"]) == 1_131_601
     assert count(model) == 19_968_179
     small = config.update({"critic_opt.opt": "sgd", "actor_opt.opt": "sgd"})  # no slots to make
-    behavior = ActorCritic(init / "task", small, model, True, False)
+    behavior = ActorCritic(init / "task", small, model, True)
     assert count(behavior.actor) == 1_133_606
     assert count(behavior.critic) == count(behavior.slow_critic) == 1_131_601
     assert not any("world_model" in name for name in named_variables(behavior))

@@ -137,28 +137,3 @@ def test_without_noise_the_posterior_takes_its_mode():
     case = Case(GAUSSIAN)
     state = case.rssm.obs_step(case.start, *inputs[1:], None)
     assert_close(state["stoch"], state["mean"], "mode of the normal")
-
-
-def test_every_member_of_the_ensemble_answers_for_its_share_of_the_noise():
-    case = Case({"rssm.ensemble": 4}, length=8)
-    case.noise["ensemble"] = tf.constant([0, 0.2, 0.25, 0.49, 0.5, 0.74, 0.75, 1 - 2**-24])
-    (_, prior), (_, expected) = case.observe(resets("none", 3, 8))
-    assert_close(prior["logit"], expected["logit"], "the member that the noise picks")
-    first, second = (np.asarray(prior["logit"])[:, t] for t in (1, 2))
-    assert not np.allclose(first, second), "all members of the ensemble are the same"
-
-
-def test_features_are_stochastic_part_then_deterministic_part():
-    case = Case({})
-    feat = case.rssm.feat(case.start)
-    expected = [
-        case.oracle.feat({k: v[b] for k, v in numpy_of(case.start).items()}) for b in range(3)
-    ]
-    assert_close(feat, expected, "features")
-    assert feat.shape[-1] == case.rssm.feat_size == 3 * 4 + 6
-
-
-def test_the_initial_state_is_zero():
-    for change in ({}, GAUSSIAN):
-        for key, value in Case(change).rssm.initial(2).items():
-            assert not np.any(value), f"{key} of the initial state"

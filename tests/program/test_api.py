@@ -1,5 +1,3 @@
-import errno
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from tiny import FLAGS
 import dreamerv2.api as dv2
 from dreamerv2 import train as trainer
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import adapter, gym, vectorize
+from dreamerv2.common.envs import adapter
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.run.checkpoint import Checkpoint
 
@@ -39,9 +37,7 @@ class OldStyle:
     def __init__(self):
         self.count, self.closed = 0, False
         self.seeds, self.actions = [], []
-
-    def seed(self, seed=None):
-        self.seeds.append(seed)
+        self.seed = self.seeds.append
 
     def reset(self):
         self.count = 0
@@ -61,20 +57,18 @@ class OldStyle:
 
 
 class Recorder:
-    """An output that keeps the names of what is logged."""
+    """An output that keeps the names of the metrics."""
 
     def __init__(self):
-        self.names, self.steps = set(), []
+        self.names = set()
 
     def write(self, step, entries):
         self.names |= {entry.name for entry in entries}
-        self.steps.append(step)
 
     def flush(self):
         pass
 
-    def close(self):
-        pass
+    close = flush
 
 
 class Trained:
@@ -83,19 +77,11 @@ class Trained:
     def __init__(self, logdir):
         self.logdir, self.env, self.output = logdir, OldStyle(), Recorder()
         # The script of the 2021 release, with flags that make it small.
-        config = dv2.defaults.update(
-            {
-                "logdir": str(logdir),
-                "log_every": 1e3,
-                "train_every": 10,
-                "prefill": 1e5,
-                "actor_ent": 3e-3,
-                "loss_scales.kl": 1.0,
-                "discount": 0.99,
-            }
-        ).parse_flags([*FLAGS, "--steps=90", "--eval_every=20", "--precision=32", "--seed=5"])
-        self.config = config
-        dv2.train(self.env, config, outputs=[self.output])
+        changes = {"log_every": 1e3, "train_every": 10, "prefill": 1e5, "actor_ent": 3e-3}
+        changes |= {"logdir": str(logdir), "loss_scales.kl": 1.0, "discount": 0.99}
+        flags = [*FLAGS, "--steps=90", "--eval_every=20", "--precision=32", "--seed=5"]
+        self.config = dv2.defaults.update(changes).parse_flags(flags)
+        dv2.train(self.env, self.config, outputs=[self.output])
 
     def episodes(self, kind):
         files = sorted((self.logdir / f"{kind}_episodes").glob("*.npz"))
@@ -167,10 +153,6 @@ def test_training_logs_what_the_command_line_logs(trained):
     assert Checkpoint(trained.logdir / "checkpoints").load()[0] == 90
 
 
-def test_the_seed_reaches_the_environment(trained):
-    assert isinstance(trained.env.seeds[0], int) and len(trained.env.seeds) == 1
-
-
 def test_evaluation_shares_the_environment_and_never_mixes_episodes(trained):
     train, evaluation = trained.episodes("train"), trained.episodes("eval")
     assert len(evaluation) >= 3, "prefill evaluates once, training at least twice"
@@ -183,12 +165,10 @@ def test_evaluation_shares_the_environment_and_never_mixes_episodes(trained):
     assert sum(len(e["count"]) - 1 for e in train) == 90, "a training step was lost or repeated"
 
 
-def test_the_caller_may_go_on_using_the_environment(trained):
-    assert not trained.env.closed
-
-
-def test_a_task_is_named_after_its_environment(trained):
+def test_the_environment_gets_a_seed_names_the_task_and_stays_open(trained):
+    assert isinstance(trained.env.seeds[0], int) and len(trained.env.seeds) == 1
     assert Config.load(trained.logdir / "config.yaml").task == "custom_OldStyle"
+    assert not trained.env.closed
 
 
 @pytest.mark.parametrize("change", [{"envs": 2}, {"env_restarts": 1}])
@@ -200,11 +180,7 @@ def test_one_environment_cannot_be_several(trained, change):
 
 def test_a_script_with_a_mistake_ends_with_a_sentence(tmp_path):
     call = f"dv2.train(object(), dv2.defaults.update(logdir={str(tmp_path / 'run')!r}))"
-    for code, status in (
-        (call, 2),
-        ("1 / 0", 1),
-        (f"try: {call}\nexcept dv2.UserError: print('caught')", 0),
-    ):
+    for code, status in (call, 2), (f"try: {call}\nexcept dv2.UserError: 1 / 0", 1):
         script = f"import dreamerv2.api as dv2\n{code}"
         command, root = [sys.executable, "-c", script], Path(__file__).resolve().parents[2]
         done = subprocess.run(command, capture_output=True, text=True, cwd=root)
@@ -214,7 +190,6 @@ def test_a_script_with_a_mistake_ends_with_a_sentence(tmp_path):
             (said,) = done.stderr.splitlines()
             assert said.startswith("Error: ") and "has no reset and no step" in said
             assert not done.stdout and not (tmp_path / "run").exists(), "refused too late"
-        assert ("caught" in done.stdout) == (status == 0)
 
 
 def test_a_function_makes_several_in_processes(tmp_path, capsys):
@@ -243,36 +218,36 @@ def test_bad_values_are_a_sentence(trained):
 # --- playing ---
 
 
-def test_a_policy_plays_like_evaluation_does(trained):
+@pytest.fixture(scope="module")
+def policy(trained):
+    return dv2.load(trained.logdir, OldStyle)
+
+
+def test_a_policy_plays_like_evaluation_does(trained, policy):
     env = OldStyle()
     dv2.train(env, trained.config.update({"mode": "eval"}))
-    actions = play(dv2.load(trained.logdir), OldStyle())
-    assert len(env.actions) == len(actions) == 25
-    np.testing.assert_array_equal(np.stack(env.actions), np.stack(actions))
-
-
-def test_a_policy_acts_in_the_range_of_the_environment(trained):
-    actions = np.stack(play(dv2.load(trained.logdir), OldStyle()))
+    actions = np.stack(play(policy, OldStyle()))
+    np.testing.assert_array_equal(np.stack(env.actions), actions)
     assert actions.dtype == np.float32 and actions.shape == (25, 2)
     assert all(RANGE.contains(action) for action in actions)
     assert actions[:, 1].max() > 1, "dimension 2 goes from 0 to 10, -1..1 would be the agent's own"
 
 
-def test_reset_forgets_the_episode(trained):
-    policy, obs = dv2.load(trained.logdir, OldStyle), OldStyle().reset()
+def test_reset_forgets_the_episode(policy):
+    obs = OldStyle().reset()
 
     def memory():
         policy(obs)
         return policy._state[0]["deter"].numpy()
 
+    policy.reset()
     first, second = memory(), memory()
     policy.reset()
-    assert (first != second).any(), "the policy remembers what it has seen"
+    assert (first != second).any(), "the policy remembers earlier observations"
     np.testing.assert_array_equal(first, memory())
 
 
-def test_wrong_observations_name_the_key(trained):
-    policy = dv2.load(trained.logdir)
+def test_wrong_observations_name_the_key(policy):
     with pytest.raises(UserError, match="'image'"):
         policy({**OldStyle().reset(), "image": np.zeros((8, 8, 3), np.uint8)})
     with pytest.raises(UserError, match="'kind'"):
@@ -301,12 +276,10 @@ def test_the_command_line_says_who_can_make_the_environment(trained, capsys):
     "space",
     [
         spaces.Discrete(4, start=-2),
-        spaces.Box(-1, 1, (2, 3), np.float32),
         spaces.Box(np.array([-np.inf, 0.1]), np.array([5, np.inf]), dtype=np.float64),
         spaces.Box(0, 255, (8, 9, 3), np.uint8),
         spaces.Box(-np.inf, np.inf, (), np.float32),
         spaces.MultiDiscrete([3, 4], start=[1, 0]),
-        spaces.MultiBinary(5),
         spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)}), "c": spaces.MultiBinary([2, 2])}),
     ],
     ids=str,
@@ -321,16 +294,6 @@ def test_a_replica_returns_a_plain_int_from_the_first_choice_on():
     assert replica.observe({"x": 2})["x"].tolist() == [0, 1, 0], "log_ keys are not asked for"
     action = replica.act(np.array([0, 0, 1], np.float32))
     assert type(action) is int and action == 7
-
-
-def test_a_full_disk_leaves_no_draft_of_the_file(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"spaces.json: No space left on device\. Make room"):
-        adapter.save(tmp_path, vectorize([lambda: gym.wrap(OldStyle(), dv2.defaults)]))
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"observation": {"kind": "Moon"}}'])

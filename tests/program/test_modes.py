@@ -17,19 +17,16 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 from tiny import FLAGS
 
 from dreamerv2 import dream, evaluate, rundir
 from dreamerv2 import train as trainer
-from dreamerv2.agent import Agent
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.envs import make_env, vectorize
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.nn.optim import Optimizer
 from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.video import overlay, writer
@@ -107,26 +104,22 @@ def evaluated(run, tmp_path_factory):
     return logdir, ran.stdout, before, after
 
 
-def test_eval_plays_exactly_the_episodes_asked_for(evaluated):
-    episodes = [line for line in lines(evaluated[0]) if "episode" in line]
+def test_eval_plays_exactly_the_episodes_asked_for_and_sums_up(evaluated):
+    logdir, printed, before, after = evaluated
+    *episodes, summary = lines(logdir)
     assert [line["episode"] for line in episodes] == [1, 2, 3, 4, 5]
     assert all(line["eval_length"] == 30 for line in episodes), "the run's time_limit counts"
     assert all(line["step"] == STEP and line["task"] == "atari_pong" for line in episodes)
-
-
-def test_eval_sums_up(evaluated):
-    *episodes, summary = lines(evaluated[0])
     returns = sorted(line["eval_return"] for line in episodes)
     assert summary["mean"] == pytest.approx(sum(returns) / 5)
-    assert (summary["min"], summary["median"], summary["max"]) == (
-        returns[0],
-        returns[2],
-        returns[4],
-    )
+    assert [summary[key] for key in ("min", "median", "max")] == returns[::2]
     for words in ("mean", "standard error", "median", "min", "max"):
-        assert words in evaluated[1], f"what is printed lacks: {words}"
+        assert words in printed, f"the output lacks: {words}"
     assert "normalized" not in summary, "no point in 30 steps looks half human"
-    assert "Episodes end after 30 agent steps here" in evaluated[1]
+    assert "Episodes end after 30 agent steps here" in printed
+    added = {name for name in after if name not in before}
+    assert {name: after.get(name) for name in before} == before, "a file of the run was changed"
+    assert all(name == "eval.jsonl" or name.startswith("videos") for name in added), added
 
 
 class Unreliable(gymnasium.Env):
@@ -190,7 +183,7 @@ def test_a_stopped_evaluation_does_not_wait_for_a_hung_worker(run, tmp_path, mon
     hangs, over, began = tmp_path / "failed", threading.Event(), []
 
     def stop_when_it_hangs():
-        while not hangs.exists() and not over.wait(0.05):
+        while not (hangs.exists() or over.wait(0.05)):
             pass
         if not over.is_set():
             began.append(time.monotonic())
@@ -207,21 +200,35 @@ def test_a_stopped_evaluation_does_not_wait_for_a_hung_worker(run, tmp_path, mon
     assert not (out / "eval.jsonl").exists(), "an episode that was cut off is no result"
 
 
+def summary_of(tmp_path, task, limit, *scores):
+    """Return the last line of eval.jsonl after episodes of 30 steps with these scores."""
+    results = evaluate.Results(evaluate.Run(tmp_path, task, 400), limit)
+    for score in scores:
+        for t in range(31):
+            reward = np.float32(score * (t == 30))
+            results({"reward": reward, "is_first": t == 0, "is_last": t == 30}, 0)
+    results.conclude()
+    return lines(tmp_path)[-1]
+
+
 @pytest.mark.parametrize(("limit", "compared"), [(0, True), (31, True), (30, False)])
 def test_whole_episodes_are_compared_with_a_human(limit, compared, tmp_path, capsys):
-    results = evaluate.Results(evaluate.Run(tmp_path, "atari_pong", 400), limit)
-    for length in (20, 30):
-        for t in range(length + 1):
-            reward = np.float32(-7.0 * (t == length))
-            results({"reward": reward, "is_first": t == 0, "is_last": t == length}, 0)
-    results.conclude()
-    summary, printed = lines(tmp_path)[-1], capsys.readouterr().out
+    summary, printed = summary_of(tmp_path, "atari_pong", limit, -7), capsys.readouterr().out
     assert ("a human 14.6" in printed) == ("normalized" in summary) == compared
     if compared:
         assert (summary["random"], summary["human"]) == (-20.7, 14.6)
         assert summary["normalized"] == pytest.approx((-7 + 20.7) / (14.6 + 20.7))
     else:
         assert "no comparison" in printed and "are not known" not in printed
+
+
+def test_the_standard_error_by_hand(tmp_path, capsys):
+    summary = summary_of(tmp_path, "gym_X", 0, 1, 2, 3, 6)  # deviations -2 -1 0 3
+    assert summary["stderr"] == pytest.approx((14 / 3) ** 0.5 / 2)
+    assert (summary["mean"], summary["median"], summary["length_mean"]) == (3, 2.5, 30)
+    assert summary_of(tmp_path, "gym_X", 0, 1)["stderr"] is None, "one episode has no spread"
+    printed = capsys.readouterr().out
+    assert "not known for this task" in printed and "unknown (one episode)" in printed
 
 
 def test_frames_are_those_of_the_training(tmp_path):
@@ -232,26 +239,6 @@ def test_frames_are_those_of_the_training(tmp_path):
     assert rundir.frames(trained.update({"action_repeat": 2}), 500) == 2000
     alone = trained.update({"logdir": str(tmp_path / "else"), "action_repeat": 3})
     assert rundir.frames(alone, 500) == 1500, "there is no run to ask"
-
-
-def test_eval_leaves_the_run_alone(evaluated):
-    _, _, before, after = evaluated
-    added = {name for name in after if name not in before}
-    assert {name: after.get(name) for name in before} == before, "a file of the run was changed"
-    assert all(name == "eval.jsonl" or name.startswith("videos") for name in added), added
-
-
-def test_the_standard_error_by_hand():
-    summary = evaluate.summarize([1.0, 2.0, 3.0, 6.0])  # deviations -2 -1 0 3, variance 14 / 3
-    assert summary["stderr"] == pytest.approx((14 / 3) ** 0.5 / 2)
-    assert (summary["mean"], summary["median"]) == (3, 2.5)
-    assert evaluate.summarize([1.0])["stderr"] is None, "one episode says nothing about spread"
-
-
-def test_tasks_without_references_say_so():
-    summary = evaluate.summarize([1.0]) | {"length_mean": 1.0} | evaluate.references("gym_X", 1.0)
-    text = evaluate.report(evaluate.Run(Path(), "gym_X", 4), summary)
-    assert "not known for this task" in text and "unknown (one episode)" in text
 
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])
@@ -286,17 +273,21 @@ def test_the_precision_of_the_training_does_not_matter(run, tmp_path, capsys):
 
 
 def test_optimizer_state_is_told_from_an_observation_with_such_a_name():
-    small = {"rssm.deter": 8, "rssm.hidden": 8, r".*\.units": 8}
-    config = Config(paths.load_configs()["defaults"]).update(small)
-    config = config.update(precision="16", expl_behavior="plan2explore")
-    agent = Agent(config, {"foo_opt": (4,)}, 3, True)
-    state = set()
-    for each in (module for module in agent.submodules if isinstance(module, Optimizer)):
-        state |= {v.name[:-2] for v in tf.nest.flatten([each.step, each.slots])}
-        state |= {v.name[:-2] for v in each.scaling.variables}
-    names = agent.save()[0].keys()
-    assert any("foo_opt" in name for name in names - state)
-    assert {name for name in names if rundir._of_optimizer(name)} == state
+    loaded = {}
+    arrays = {"world_model/encoder/foo_opt/kernel": np.ones(()), "task/actor_opt/step": np.ones(())}
+
+    class Agent:
+        def expected(self):
+            return dict.fromkeys(arrays, ((), float))
+
+        def save(self):
+            return {name: np.zeros(()) for name in arrays}, {}
+
+        def load(self, arrays, draws):
+            loaded.update(arrays)
+
+    rundir.load_weights(Agent(), rundir.Weights(0, arrays, {}))
+    assert [*loaded.values()] == [1, 0]
 
 
 # --- dream ---
@@ -351,13 +342,6 @@ def test_imagined_numbers_stand_under_their_frames():
     np.testing.assert_array_equal(shown[1][start : start + len(block), :128], block)
 
 
-def test_a_curve_rises_where_its_values_do():
-    text = overlay.caption("", 1).shape[0]
-    strip = overlay.curve("x", [0.0, 0.0, 1.0], 2, (0.0, 1.0), 90)[text:]
-    rows = [np.flatnonzero((column > 100).any(-1)).mean() for column in (strip[:, 5], strip[:, 88])]
-    assert rows[0] > 20 and rows[1] < 6, "0 is drawn at the lower edge and 1 at the upper one"
-
-
 # --- mistakes ---
 
 
@@ -371,9 +355,8 @@ def test_without_a_run_or_checkpoint_it_is_a_sentence(mode, run, tmp_path, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
 
 
-@pytest.mark.parametrize("mode", ["eval", "dream"])
-def test_another_architecture_is_a_sentence(mode, run, capsys):
-    error = mistake(capsys, "--logdir", str(run), "--mode", mode, "--rssm.deter", "24")
+def test_another_architecture_is_a_sentence(run, capsys):
+    error = mistake(capsys, "--logdir", str(run), "--mode=eval", "--rssm.deter", "24")
     assert "another architecture" in error
     assert "[32, 16] in the checkpoint, [40, 16] in this model" in error, error
 
@@ -392,10 +375,7 @@ def test_other_mistakes_are_sentences_too(run, tmp_path, capsys):
     assert "videos: File exists" in error and "a folder of yours as --logdir" in error
 
 
-@pytest.mark.parametrize(
-    "mode, then",
-    [("train", "continues the run"), ("eval", "begins anew"), ("dream", "begins anew")],
-)
+@pytest.mark.parametrize("mode, then", [("train", "continues the run"), ("eval", "begins anew")])
 def test_an_interrupt_says_what_the_same_command_does(mode, then, run, monkeypatch, capsys):
     def interrupted(config):
         raise KeyboardInterrupt
@@ -415,14 +395,6 @@ def test_a_run_named_by_a_date_is_no_checkpoint(run, tmp_path):
         assert rundir.read_weights(config.update({"mode": "eval", **changes})).step == 60
 
 
-def test_videos_of_keys_with_dots_have_files_of_their_own(tmp_path):
-    picture = np.zeros((2, 8, 9, 3), np.uint8)
-    names = ["dream_1_camera.rgb_openloop", "dream_1_camera.rgb_imagined", "dream_1_camera.depth"]
-    paths = [path for name in names for path in writer.save(tmp_path / name, picture)]
-    assert sorted(tmp_path.iterdir()) == sorted(set(paths)), "a file was written over"
-    assert {path.name for path in paths} >= {f"{name}.gif" for name in names}
-
-
 def test_without_an_encoder_there_are_gifs_and_one_line(tmp_path, monkeypatch, capsys):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "av" else real(n))
@@ -434,21 +406,16 @@ def test_without_an_encoder_there_are_gifs_and_one_line(tmp_path, monkeypatch, c
     assert capsys.readouterr().out.count("dreamerv2[video]") == 1
 
 
-def test_a_video_that_fails_leaves_no_draft_and_no_half(tmp_path, monkeypatch):
+def test_a_video_that_fails_leaves_no_draft_and_the_former_video(tmp_path, monkeypatch):
     (tmp_path / "a.gif").write_bytes(b"old")
-    picture = np.zeros((2, 8, 9, 3), np.uint8)
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space"):
-        writer.save(tmp_path / "a", picture)
+        writer.save(tmp_path / "a", np.zeros((2, 8, 9, 3), np.uint8))
     assert (tmp_path / "a.gif").read_bytes() == b"old"
-    if importlib.util.find_spec("av"):
-        monkeypatch.setattr(writer.encode, "save_gif", lambda *args: None)
-        with pytest.raises(UserError, match="No space"):
-            writer.save(tmp_path / "b", picture)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
@@ -460,9 +427,11 @@ def test_a_short_dream_is_called_a_dream():
     assert (few[2] != more[2]).any()
 
 
-def test_names_of_images_lead_out_of_no_folder():
+def test_names_of_images_lead_out_of_no_folder_and_may_hold_dots(tmp_path):
     assert dream.file_name("/../../esc_openloop") == "_.._.._esc_openloop"
     assert dream.file_name("camera.rgb_imagined") == "camera.rgb_imagined"
+    gif, *_ = writer.save(tmp_path / "camera.rgb_imagined", np.zeros((2, 8, 9, 3), np.uint8))
+    assert gif.name == "camera.rgb_imagined.gif"
 
 
 def test_a_gif_of_large_frames_ends_before_it_fills_the_memory(tmp_path, monkeypatch):

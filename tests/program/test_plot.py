@@ -203,17 +203,14 @@ def test_names_that_matplotlib_would_hide_or_typeset_are_shown(logdir, tmp_path)
     assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_exp"]
 
 
-def test_an_output_that_cannot_be_written_is_one_sentence(logdir, tmp_path, capsys):
-    (tmp_path / "out" / "curves.png").mkdir(parents=True)
-    said = message(capsys, "--indir", logdir, "--outdir", tmp_path / "out")
-    assert "curves.png" in said and "Is a directory" in said
-
-
-def test_an_outdir_that_cannot_be_is_one_sentence(logdir, tmp_path, capsys):
+def test_an_outdir_that_cannot_be_written_is_one_sentence(logdir, tmp_path, capsys):
     (tmp_path / "file").write_text("kept")
     for out in (tmp_path / "file", tmp_path / "file" / "deep" / "out"):
         assert "--outdir: cannot write" in message(capsys, "--indir", logdir, "--outdir", out)
     assert (tmp_path / "file").read_text() == "kept"
+    (tmp_path / "out" / "curves.png").mkdir(parents=True)
+    said = message(capsys, "--indir", logdir, "--outdir", tmp_path / "out")
+    assert "curves.png" in said and "Is a directory" in said
 
 
 def test_a_folder_that_is_no_utf8_is_drawn_and_printed(tmp_path):

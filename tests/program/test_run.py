@@ -24,17 +24,15 @@ LOGGED = {
     *("model_loss", "image_loss", "image_mse", "kl_loss", "reward_loss", "discount_loss"),
     *("actor_loss", "actor_ent", "critic_loss", "critic_target", "model_grad_norm", "fps"),
     *("model_kl", "prior_ent", "post_ent", "actor_grad_norm", "critic_grad_norm"),
+    *("eval_openl_image_error_5", "eval_openl_image_error_15", "eval_openl_image_error_all"),
+    *("eval_unexplained_image_post", "eval_unexplained_image_openl"),
+    *("eval_value", "eval_value_actual", "eval_value_error", "actor_choices", "actor_top_share"),
 }
 
 
 def read_metrics(logdir):
     """Return the lines of metrics.jsonl."""
     return [json.loads(line) for line in (logdir / "metrics.jsonl").open()]
-
-
-def without_clock(lines):
-    """Return the lines without what depends on the wall clock."""
-    return [{key: value for key, value in line.items() if key != "fps"} for line in lines]
 
 
 def read_state(logdir):
@@ -103,52 +101,48 @@ def test_tensorboard_shows_scalars_videos_and_the_config(runs):
     tags = events.Reload().Tags()
     assert set(tags["scalars"]) >= LOGGED
     shapes = {
-        "eval_openl_image": (10, 192, 384),
+        "eval_unexplained_image": (1, 64, 128),
         "train_policy_image": (61, 64, 64),
         "eval_policy_image": (61, 64, 64),
+        "eval_openl_image": (10, 192, 384),
     }
     for tag, (length, *size) in shapes.items():
         video = Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string))
         assert [video.height, video.width] == size, f"{tag} is no such video"
         # Equal frames in a row are stored as one.
         assert length / 2 < video.n_frames <= length, f"{tag} is no such video"
-    (text,) = events.Tensors("config")[0].tensor_proto.string_val
-    assert b"rssm.hidden" in text and b"atari_pong" in text
-    assert text.count(b"```") == 2, "the config is not one block of text"
-
-
-def test_open_loop_video_shows_the_truth_in_its_first_row(runs):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(runs[0] / "b"), {"images": 0}).Reload()
-    video = Image.open(io.BytesIO(events.Images("eval_openl_image")[0].encoded_image_string))
     video.seek(7)
     truth, model, error = np.split(np.asarray(video.convert("L"), float), 3)
     assert truth.std() > 5, "no picture of the game"
     np.testing.assert_allclose(error, (model - truth + 255) / 2, atol=6)
+    (text,) = events.Tensors("config")[0].tensor_proto.string_val
+    assert b"rssm.hidden" in text and b"atari_pong" in text
+    assert text.count(b"```") == 2, "the config is not one block of text"
 
 
 def test_run_leaves_episodes_and_at_most_two_checkpoints(runs):
     folder, _, before = runs
     assert sorted(int(name[-7:-4].strip("-")) for name in before["episodes"]) == [20, 60, 60, 60]
     assert len(before["eval"]) == 3, "one random episode and two evaluations"
+    for name in before["eval"]:
+        with np.load(folder / "a/eval_episodes" / name) as file:
+            assert "value" not in file, "the critic's value is no part of an episode"
     assert [path.name for path in sorted((folder / "b/checkpoints").iterdir())] == [
         *("000000000061", "000000000200")
     ]
     assert before["state"][0] == 200
 
 
-def test_run_says_what_it_does(runs):
+def test_run_prints_its_phases_and_its_config(runs):
     result = runs[1]["b"]
-    said = result.stdout
-    for line in (
+    for text in (
         "Prefill with random actions: 60 agent steps = 240 frames.",
         "Training: 1 update(s) per 20 agent steps = 80 frames",
         "Prefill: 60 agent steps",
         "Done: 200 agent steps.",
+        "rssm.hidden",
     ):
-        assert line in said
-    assert "rssm.hidden" in said, "the resolved config is not shown"
+        assert text in result.stdout
     assert "Traceback" not in result.stderr and len(result.stderr.splitlines()) < 15, result.stderr
 
 
@@ -166,17 +160,11 @@ def test_same_command_continues(runs):
     assert steps == sorted(set(steps)) and steps[-1] == 1200
     assert episodes(logdir).items() > before["episodes"].items(), "the replay is another one"
     assert total_steps(logdir) == 300
-
-
-def test_continued_optimizer_goes_on_counting(runs):
-    (_, then, old), (step, now, new) = runs[2]["state"], read_state(runs[0] / "a")
-    assert step == 300
+    (_, then, old), (step, now, new) = before["state"], read_state(logdir)
     # Pretraining, then one at 61, 81, ... below or at the last step.
-    assert (old["updates"], new["updates"]) == (1 + 7, 1 + 12)
-    counters = [name for name in then if name.endswith("_opt/step")]
-    assert len(counters) == 3, counters
-    for name in counters:
-        assert (int(then[name]), int(now[name])) == (8, 13), f"{name} started anew"
+    assert (step, old["updates"], new["updates"]) == (300, 1 + 7, 1 + 12)
+    counters = [(int(then[k]), int(now[k])) for k in then if k.endswith("_opt/step")]
+    assert counters == [(8, 13)] * 3, "an optimizer started anew"
 
 
 # --- stopping, locking ---
@@ -236,25 +224,19 @@ VARIANTS = {
         *("--envs", "3", "--eval_eps", "4"),
     ],
     # The disagreement of few models in 16 bit is often exactly 0, where a root has no slope.
-    "continuous plan2explore, action noise": [
+    "continuous plan2explore, action noise, mixed gradients, whole episodes": [
         *(*PENDULUM, "--precision", "bfloat16", "--expl_behavior", "plan2explore"),
-        *("--expl_noise", "0.3", "--eval_noise", "0.1"),
+        *("--expl_noise", "0.3", "--eval_noise", "0.1", "--actor_grad", "both"),
+        *("--replay.maxlen", "0", "--replay.ongoing", "True"),
     ],
     "normal latents, worker processes": [
         *(*CARTPOLE, "--precision", "32", "--rssm.discrete", "0", "--actor_grad", "dynamics"),
         *("--eval_state_mean", "True", "--envs", "2", "--envs_parallel", "process"),
     ],
-    "mixed gradients, whole episodes": [
-        *(*PENDULUM, "--precision", "16", "--actor_grad", "both"),
-        *("--replay.maxlen", "0", "--replay.ongoing", "True"),
-    ],
     "random until, ensemble, schedule": [
         *(*CARTPOLE, "--expl_behavior", "random", "--expl_until", "50", "--rssm.ensemble", "3"),
         *("--pred_discount", "False", "--actor_ent", "linear(1,0,50)"),
         *("--grad_heads", "decoder", "reward"),
-    ],
-    "discrete plan2explore": [
-        *(*CARTPOLE, "--precision", "16", "--expl_behavior", "plan2explore"),
     ],
 }
 
@@ -303,7 +285,9 @@ def test_one_seed_gives_one_result_and_another_seed_another(tmp_path):
     command = [*QUICK, *SHORT, *CARTPOLE, "--steps", "60"]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run_here(*command, "--seed", seed, "--logdir", tmp_path / name)
-    a, b, c = (without_clock(read_metrics(tmp_path / name)) for name in "abc")
+    a, b, c = (read_metrics(tmp_path / name) for name in "abc")
+    for line in a + b:
+        line.pop("fps", None)  # depends on the wall clock
     assert a == b, "two runs of one seed differ"
     weights = [read_state(tmp_path / name)[1] for name in "ab"]
     assert all(np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])

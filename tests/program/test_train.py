@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from train_fakes import World, make_config
+from train_fakes import CountingAgent, World, make_config
 
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
@@ -33,28 +33,32 @@ def actions(episodes):
     return sum(len(episode["reward"]) - 1 for episode in episodes)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run to its end, for tests that only read; its directory is `finished.logdir`."""
+    return World(make_config(tmp_path_factory.mktemp("finished") / "run")).run()
+
+
 # --- the phases ---
 
 
-def test_phases_come_in_order(tmp_path):
-    world = World(make_config(tmp_path)).run()
+def test_phases_come_in_order(finished):
     # 20 steps of prefill end inside the third episode of 7; then one random evaluation episode.
-    order = [name for name, _ in world.events]
+    order = [name for name, _ in finished.events]
     assert order[:6] == ["agent", "update", "update", "report", "eval policy", "eval policy"]
-    # The agent comes before the prefill: what it refuses must cost no experience.
-    assert world.events[:3] == [("agent", 0), ("update", 20), ("update", 20)]
+    # The agent comes before the prefill: a refusal must cost no experience.
+    assert finished.events[:3] == [("agent", 0), ("update", 20), ("update", 20)]
     assert order.index("train policy") > order.index("eval policy"), "it evaluates before it acts"
     assert order[-1] == "save"
 
 
 def test_prefill_goes_on_until_an_episode_has_ended(tmp_path):
-    world = World(make_config(tmp_path, prefill=5), lengths=(12,)).run()
+    world = World(make_config(tmp_path, prefill=5, steps=20), lengths=(12,)).run()
     assert world.when("update")[0] == 12
 
 
-def test_environments_start_anew_after_the_prefill(tmp_path):
-    World(make_config(tmp_path)).run()
-    episodes = read_episodes(tmp_path / "train_episodes")
+def test_environments_start_anew_after_the_prefill(finished):
+    episodes = read_episodes(finished.logdir / "train_episodes")
     assert actions(episodes) == 80, "agent steps were lost"
     for episode in episodes:
         steps = np.arange(len(episode["reward"]))
@@ -70,18 +74,18 @@ def test_environments_start_anew_after_the_prefill(tmp_path):
     assert (random["action"][1:, 2] == 0).any()
 
 
-def test_a_random_evaluation_episode_comes_first_and_is_no_score(tmp_path):
-    World(make_config(tmp_path)).run()
-    random, *others = read_episodes(tmp_path / "eval_episodes")
+def test_a_random_evaluation_episode_comes_first_and_is_no_score(finished):
+    random, *others = read_episodes(finished.logdir / "eval_episodes")
     assert (random["action"][1:, 2] == 0).any(), "no random episode to report on"
     assert all((episode["action"][1:, 2] == 1).all() for episode in others)
-    assert set(read_metrics(tmp_path, "eval_return").values()) == {14}, "7 steps that pay 2 each"
+    returns = read_metrics(finished.logdir, "eval_return")
+    assert set(returns.values()) == {14}, "7 steps that pay 2 each"
 
 
 def test_no_outputs_are_none(tmp_path):
-    world = World(make_config(tmp_path))
+    world = World(make_config(tmp_path, steps=30))
     train(world.config, world.make_envs, world.make_agent, outputs=[])
-    assert world.steps["train"] == 80
+    assert world.steps["train"] == 30
     assert not (tmp_path / "metrics.jsonl").exists() and not [*tmp_path.glob("*tfevents*")]
 
 
@@ -96,8 +100,7 @@ def test_an_evaluation_replay_holds_a_tenth_but_at_least_one_sequence(
         return Replay(directory, **options)
 
     monkeypatch.setattr("dreamerv2.runner.Replay", note)
-    world = World(make_config(tmp_path, **{"replay.capacity": given}))
-    train(world.config, world.make_envs, world.make_agent)
+    World(make_config(tmp_path, steps=1, **{"replay.capacity": given})).run()
     assert opened == {"train_episodes": given, "eval_episodes": evaluation}
 
 
@@ -120,24 +123,19 @@ def test_environments_that_cannot_all_be_made_are_closed(tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name == "tensorboard"]
 
 
-def test_without_evaluations_an_only_environment_loses_no_episode(tmp_path):
+def test_without_evaluations_an_only_environment_loses_no_episode(tmp_path, monkeypatch):
     world, made = World(make_config(tmp_path, eval_eps=0, eval_every=5)), []
+    act = CountingAgent.policy  # which counts on environments of its own for training
 
     def make_only(mode, count, seeds):
         made.append(made[0] if made else world.make_envs(mode, count, seeds))
         return made[-1]
 
-    def make_agent(*args):
-        agent = world.make_agent(*args)
-        act = agent.policy  # which counts on environments of its own for training
+    def policy(agent, obs, state=None, step=0, mode="train"):
+        return act(agent, obs, state, step, "any")
 
-        def policy(obs, state=None, step=0, mode="train"):
-            return act(obs, state, step, "any")
-
-        agent.policy = policy
-        return agent
-
-    train(world.config, make_only, make_agent)
+    monkeypatch.setattr(CountingAgent, "policy", policy)
+    train(world.config, make_only, world.make_agent)
     lengths = [len(episode["reward"]) - 1 for episode in read_episodes(tmp_path / "train_episodes")]
     assert lengths[3:-1] == [7] * len(lengths[3:-1]) and len(lengths) > 10, lengths
 
@@ -145,34 +143,27 @@ def test_without_evaluations_an_only_environment_loses_no_episode(tmp_path):
 # --- schedules ---
 
 
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("every, each, pretrain", [(5, 1, 2), (16, 2, 0), (1, 1, 1), (4, 3, 7)])
+@pytest.mark.parametrize(
+    "count, every, each, pretrain", [(1, 5, 1, 2), (3, 1, 1, 1), (1, 16, 2, 0), (3, 4, 3, 7)]
+)
 def test_number_of_updates(tmp_path, count, every, each, pretrain):
-    config = make_config(tmp_path, envs=count, prefill=21, steps=81, pretrain=pretrain)
+    config = make_config(tmp_path, envs=count, prefill=21, steps=79 + count, pretrain=pretrain)
     world = World(config).run(train_every=every, train_steps=each)
-    assert world.steps["train"] == 81, "the run did not end with its last step"
+    last = 81 if count == 3 else 80
+    assert world.steps["train"] == last, "the run ends with the first step of all that reaches it"
     updates = world.when("update")
     # The grid starts after the first step of all environments, at most count - 1 steps later.
-    due = [step for step in range(21 + count, 82, every) for _ in range(each)]
+    due = [step for step in range(21 + count, last + 1, every) for _ in range(each)]
     assert updates == [21] * pretrain + due
 
 
-def test_several_environments_end_with_the_first_full_step(tmp_path):
-    assert World(make_config(tmp_path, envs=3)).run().steps["train"] == 81
-
-
-def test_schedules_of_evaluation_metrics_and_checkpoints(tmp_path):
-    world = World(make_config(tmp_path)).run()
-    assert sorted(set(world.when("eval policy"))) == [20, 60], "every 40 steps"
-    assert list(read_metrics(tmp_path, "fake_loss")) == [21, 51, 80], "every 30 and at the end"
-    assert world.when("save") == [21, 46, 71, 80], "every 25 and at the end"
-    versions = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+def test_schedules_of_evaluation_metrics_and_checkpoints(finished):
+    assert sorted(set(finished.when("eval policy"))) == [20, 60], "every 40 steps"
+    assert finished.when("save") == [21, 46, 71, 80], "every 25 and at the end"
+    versions = sorted(path.name for path in (finished.logdir / "checkpoints").iterdir())
     assert versions == ["000000000071", "000000000080"]
-
-
-def test_metrics_are_means_since_the_last_line(tmp_path):
-    World(make_config(tmp_path)).run()
-    losses = read_metrics(tmp_path, "fake_loss")  # the n-th update loses n
+    # Metrics every 30 and at the end are means since the last line; the n-th update loses n.
+    losses = read_metrics(finished.logdir, "fake_loss")
     # Updates at 20, 20, 21 | 26, 31, 36, 41, 46, 51 | 56, 61, 66, 71, 76.
     assert losses == {21: 2, 51: np.mean([4, 5, 6, 7, 8, 9]), 80: np.mean([10, 11, 12, 13, 14])}
 
@@ -199,11 +190,6 @@ def test_evaluation_plays_exactly_eval_eps_episodes(tmp_path, episodes):
     assert len(played) == 1 + 2 * episodes, "two evaluations and one random episode before"
     counts = [*read_metrics(tmp_path, "eval_total_episodes").values()]
     assert counts == [1 + episodes, 1 + 2 * episodes], "a count is that after the evaluation"
-
-
-def test_policy_sees_no_last_row_of_unequal_episodes(tmp_path):
-    world = World(make_config(tmp_path, envs=3, steps=150), lengths=(7, 4, 11)).run()
-    assert len(world.when("train policy")) == 43, "the agent checks each of its calls"
 
 
 # --- continuing ---
@@ -235,32 +221,30 @@ def test_a_finished_run_does_nothing_more(tmp_path, capsys):
     assert "Done: 80 agent steps" in capsys.readouterr().out
 
 
-def test_lost_checkpoints_are_said(tmp_path, capsys):
-    world = World(make_config(tmp_path)).run()
-    assert "no checkpoint" not in capsys.readouterr().out
-    shutil.rmtree(tmp_path / "checkpoints")
-    world.run(steps=120)
-    assert "There is no checkpoint: the weights begin anew." in capsys.readouterr().out
-
-
 def test_a_run_that_ends_in_its_prefill_says_so(tmp_path, capsys):
-    config = make_config(tmp_path)
-    assert "The prefill takes all" not in describe(config)
-    config = config.update({"steps": 10})
-    assert "The prefill takes all of them." in describe(config)
+    config = make_config(tmp_path, steps=10)
     World(config).run()
-    assert "Training: 0 frames" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "The prefill takes all of them." in printed and "Training: 0 frames" in printed
+    assert "The prefill takes all" not in describe(config.update({"steps": 80}))
 
 
-def test_a_lost_replay_is_filled_again(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("checkpoints", "There is no checkpoint: the weights begin anew."),
+        ("train_episodes", "The replay is empty: random actions refill it"),
+    ],
+)
+def test_a_loss_is_told_and_the_counter_stands(tmp_path, capsys, folder, words):
     world = World(make_config(tmp_path)).run()
-    for path in (tmp_path / "train_episodes").iterdir():
-        path.unlink()
+    assert words not in capsys.readouterr().out
+    shutil.rmtree(tmp_path / folder)
     world.run(steps=120)
-    assert "The replay is empty: random actions refill it" in capsys.readouterr().out
-    assert world.steps["train"] == 120, "the counter stands where the checkpoint was"
-    episodes = read_episodes(tmp_path / "train_episodes")
-    assert (episodes[0]["action"][1:, 2] == 0).any(), "one random episode, to have a batch"
+    assert words in capsys.readouterr().out
+    assert world.steps["train"] == 120
+    *_, first = read_episodes(tmp_path / "train_episodes")[: 1 if folder[0] == "t" else 3]
+    assert (first["action"][1:, 2] == 0).any(), "a random episode, to have a batch"
 
 
 def test_another_architecture_leaves_the_run_as_it_was(tmp_path, capsys):
@@ -283,8 +267,14 @@ def test_the_new_config_is_kept_once_it_fits(tmp_path):
 # --- stopping ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("where", [("train policy", 23), ("update", 9), ("eval policy", 5)])
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        (signal.SIGINT, ("train policy", 23)),
+        (signal.SIGTERM, ("update", 9)),
+        (signal.SIGTERM, ("eval policy", 5)),
+    ],
+)
 def test_a_signal_ends_the_run_and_loses_nothing(tmp_path, capsys, number, where):
     handler = signal.getsignal(number)
     world = World(make_config(tmp_path), (7,), where, number).run()
@@ -342,46 +332,33 @@ def test_damaged_evaluation_episodes_cost_a_picture_and_not_the_run(tmp_path, ca
     assert len(world.when("report")) > reports, "no picture was made of new episodes"
 
 
-def test_pictures_of_predictions_show_one_sequence_where_episodes_are_long(tmp_path):
+def test_pictures_of_predictions_show_one_sequence_where_episodes_are_long(tmp_path, monkeypatch):
     """Sequences of 2 to 3 rows are learned from; those of a batch have 4."""
-    world = World(make_config(tmp_path, **{"replay.minlen": 2, "replay.maxlen": 3}), (19,))
-    seen, make = [], world.make_agent
+    seen = []
 
-    def report(data):
+    def report(agent, data):
         seen.append(data["is_first"])
         return {}
 
-    def make_agent(*args):
-        agent = make(*args)
-        agent.report = report
-        return agent
-
-    train(world.config, world.make_envs, make_agent)
+    monkeypatch.setattr(CountingAgent, "report", report)
+    World(make_config(tmp_path, **{"replay.minlen": 2, "replay.maxlen": 3}), (19,)).run()
     assert seen and not any(first[:, 1:].any() for first in seen), "it jumps"
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path):
     world = World(make_config(tmp_path), (7,), ("update", 6), signal.SIGINT)
-    act = world.make_agent
+    note = world.note
 
-    def make_agent(*args):
-        agent = act(*args)
-        learn = agent.train
+    def note_and_interrupt_again(event, step):
+        note(event, step)
+        if (event, step) == ("update", 36):  # the sixth
+            signal.raise_signal(signal.SIGINT)
 
-        def interrupted_twice(*args):
-            result = learn(*args)
-            if world.signal_at and len(world.when("update")) == 6:
-                signal.raise_signal(signal.SIGINT)
-            return result
-
-        agent.train = interrupted_twice
-        return agent
-
-    world.make_agent = make_agent
+    world.note = note_and_interrupt_again
     with pytest.raises(KeyboardInterrupt):
         world.run()
-    assert "save" not in [name for name, _ in world.events[world.events.index(("update", 36)) :]]
-    world.signal_at = ()
+    assert world.events[-1] == ("update", 36), "it saved first"
+    world.note, world.signal_at = note, ()
     assert world.run().steps["train"] == 80, "steps on disk were lost"
 
 
@@ -398,13 +375,6 @@ def run_until_a_failure(world, at, **changes):
     with pytest.raises(RuntimeError, match="a bug"):
         world.run(**changes)
     world.note = note
-
-
-def test_a_failure_keeps_the_experience(tmp_path):
-    world = World(make_config(tmp_path))
-    run_until_a_failure(world, 61)
-    assert actions(read_episodes(tmp_path / "train_episodes")) == 61
-    assert world.run().steps["train"] == 80
 
 
 @pytest.mark.parametrize("all_of_them", [False, True])
@@ -433,7 +403,7 @@ def test_episodes_that_are_put_back_are_not_counted_again(tmp_path):
 
 def test_the_counter_outlives_cuts_at_the_capacity(tmp_path):
     # The step between the two parts of a cut episode is in neither.
-    changes = {"steps": 120, "replay.capacity": 40}
-    world = World(make_config(tmp_path), lengths=(200,))
+    changes = {"steps": 120, "replay.capacity": 40, "eval_eps": 0}
+    world = World(make_config(tmp_path), lengths=(90,))
     run_until_a_failure(world, 100, **changes)
     assert world.run(**changes).steps["train"] == 120

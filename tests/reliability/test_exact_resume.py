@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from reliable import TINY
 
+from dreamerv2.agent import Agent
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import UserError
@@ -34,8 +35,6 @@ def make_config(*flags) -> Config:
 
 def make_learner(config, folder) -> Learner:
     """A new agent on the replay in the folder, as train.py makes them."""
-    from dreamerv2.agent import Agent
-
     replay = Replay(folder / "episodes", **{**config.replay, "capacity": 0}, seed=config.seed)
     if not replay.ready:
         fill(replay)
@@ -145,10 +144,7 @@ def test_another_precision_continues(before, after, tmp_path):
 
 
 def test_another_action_space_is_named(tmp_path):
-    from dreamerv2.agent import Agent
-
-    config = make_config("--precision", "32")
-    one = make_learner(config, tmp_path)
-    other = Learner(Agent(config, SHAPES, 4, True), one.dataset, tmp_path)
+    one = make_learner(make_config("--precision", "32"), tmp_path)
+    other = Learner(Agent(one.agent.config, SHAPES, 4, True), one.dataset, tmp_path)
     with pytest.raises(UserError, match=r"actor/.* is \[\d+, 3\] in the checkpoint, \[\d+, 4\]"):
         other.load(*one.save())

@@ -52,7 +52,7 @@ def test_an_environment_that_returns_nan_is_named_with_the_step(tmp_path, what, 
     kept = dict(np.load(tmp_path / "run/failed_observation_100.npz", allow_pickle=False))
     key = "speed" if what == "observation" else "reward"
     assert str(tmp_path / "run/failed_observation_100.npz") in error
-    assert not np.isfinite(kept[key]).all(), "what came was not kept"
+    assert not np.isfinite(kept[key]).all(), "the values were not kept"
     stored = episodes(tmp_path / "run")
     assert sum(len(episode["reward"]) - 1 for episode in stored) == 100, "good steps were lost"
     assert all(np.isfinite(episode[key]).all() for episode in stored)
@@ -73,7 +73,7 @@ def test_nan_in_the_replay_is_named_by_key_and_episode(tmp_path, key):
     assert status == 2 and "Traceback" not in said, said[-3000:]
     error = next(line for line in said.splitlines() if line.startswith("Error: "))
     assert f"'{key}' (batch row " in error and ": row 3 of episode 20" in error, error
-    assert "of update " in error and "at agent step 121" in error, error
+    assert "in update " in error and "at agent step 121" in error, error
     (saved,) = (tmp_path / "run").glob("failed_batch_*.npz")
     batch = np.load(saved, allow_pickle=False)
     assert str(saved) in error and not np.isfinite(batch[key]).all()

@@ -127,6 +127,7 @@ def test_a_slow_reader_of_the_output_costs_no_checkpoint(tmp_path):
         [sys.executable, str(LIGHT), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "EPISODE": "12 20"},
         stdout=subprocess.PIPE,
+        pipesize=4096,
     )
     try:
         before = -1
@@ -152,13 +153,23 @@ def test_without_any_output_it_runs_all_the_same(monkeypatch):
 def test_printing_outlives_what_it_prints_to(kind):
     """A shell tells its children of the end only when their terminal is gone already."""
     reader, writer = pty.openpty() if kind == "terminal" else os.pipe()
-    with os.fdopen(writer, "w") as stream:
-        survivor = stdio.Survivor(stream)
-        print("seen", file=survivor, flush=True)
-        assert os.read(reader, 100).strip() == b"seen"
-        os.close(reader)
-        for _ in range(3):
-            print("unseen", file=survivor, flush=True)
+    program = """if True:
+        import sys
+        from dreamerv2.common.stdio import survive_closed_terminal
+        with survive_closed_terminal():
+            print("seen", flush=True)
+            sys.stdin.read()
+            for _ in range(3):
+                print("unseen", flush=True)
+                print("unseen", file=sys.stderr)
+    """
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert os.read(reader, 100).strip() == b"seen"
+    os.close(reader)
+    process.communicate(timeout=60)
+    assert process.returncode == 0, "Python could not flush its output as it exited"
 
 
 def test_a_run_in_a_folder_of_any_name_prints_on_any_terminal(tmp_path):

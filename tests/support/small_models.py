@@ -90,7 +90,7 @@ def make_model(config, dtype="float64", shapes=SHAPES, actions=3, seed=0):
 def make_behavior(config, model, discrete=True, seed=10):
     """An actor-critic with random weights, all three networks different."""
     init = Init(np.random.default_rng(seed), model.dtype)
-    behavior = ActorCritic(init / "task", config, model, discrete, scaled=False)
+    behavior = ActorCritic(init / "task", config, model, discrete)
     randomize(behavior, np.random.default_rng(seed + 1))
     return behavior
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -52,7 +53,7 @@ class CountingEnv(gymnasium.Env):
 
 
 class World:
-    """What happens in one run directory, in order: `events` is a list of (what, agent step).
+    """Everything in one run directory, in order: `events` is a list of (name, agent step).
 
     Args:
         config: of the run.
@@ -61,7 +62,7 @@ class World:
     """
 
     def __init__(self, config: Config, lengths=(7,), signal_at=(), signal_number=signal.SIGTERM):
-        self.config, self.lengths = config, lengths
+        self.config, self.lengths, self.logdir = config, lengths, Path(config.logdir)
         self.signal_at, self.signal_number = signal_at, signal_number
         self.events: list[tuple[str, int]] = []
         self.episodes = 0

@@ -8,16 +8,13 @@ import sys
 import textwrap
 import threading
 
-import numpy as np
 import pandas as pd
 import pytest
 from logs import scalars
 
 from dreamerv2.common.errors import UserError
-from dreamerv2.common.logger import Logger
 from dreamerv2.common.logger.jsonl import JSONLOutput
 from dreamerv2.common.logger.logger import Entry
-from dreamerv2.common.run.when import Counter
 
 
 def lines(folder):
@@ -185,17 +182,3 @@ def test_metrics_file_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Could not write .*file.*metrics.jsonl"):
         JSONLOutput(tmp_path / "file")
-
-
-def test_equal_runs_write_equal_bytes(tmp_path):
-    for name in "ab":
-        rng, counter = np.random.default_rng(7), Counter()
-        logger = Logger(counter, [JSONLOutput(tmp_path / name)], multiplier=4)
-        for _ in range(50):
-            counter.increment(3)
-            logger.add({"loss": rng.normal(size=()).astype(np.float32), "ret": rng.normal()})
-            logger.write()
-        logger.flush()
-        logger.close()
-    a, b = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in "ab")
-    assert a == b and a.count(b"\n") == 50

@@ -2,12 +2,11 @@ import numpy as np
 import numpy_layers as oracle
 import pytest
 import tensorflow as tf
-from scipy.signal import convolve2d, correlate2d
 from small_models import assert_close, numpy_of, randomize, small_config, weights_of
 
 from dreamerv2.common.nn import device as devices
 from dreamerv2.common.nn import layers
-from dreamerv2.common.nn.nets import MLP, Decoder, Encoder, Head
+from dreamerv2.common.nn.nets import MLP, Decoder, Encoder
 from dreamerv2.common.nn.variables import Init
 
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -61,18 +60,6 @@ def test_gru_cell(dtype, batch, inputs, size):
     assert_close(layer(x, h), expected, "GRU step")
 
 
-def test_a_fresh_gru_cell_remembers():
-    """Pre-activations of zero give u = sigmoid(-1), c = 0, so that h' = (1 - 0.269) h."""
-    layer, _ = build(layers.GRUCell, "float64", 2, 3)
-    h = tf.constant([[1.0, -2.0, 0.5]], tf.float64)
-    for variable in layer.variables:
-        variable.assign(tf.zeros_like(variable))
-    layer.norm.scale.assign(np.ones(9))
-    assert_close(
-        layer(tf.zeros((1, 2), tf.float64), h), h * 0.7310585786300049, "update bias of -1"
-    )
-
-
 @DTYPES
 @pytest.mark.parametrize(
     ("batch", "size", "inputs", "depth", "kernel"),
@@ -87,9 +74,6 @@ def test_convolution(dtype, batch, size, inputs, depth, kernel):
     window, bias = weights["part/kernel"], weights["part/bias"]
     expected = oracle.over_images(oracle.conv, numpy_of(x), window, bias)
     assert_close(layer(x), expected, "stride-2 VALID convolution")
-    image = numpy_of(x)[0]
-    planes = [correlate2d(image[..., i], window[..., i, 0], "valid") for i in range(inputs)]
-    assert_close(layer(x)[0, ..., 0], sum(planes)[::2, ::2] + bias[0], "SciPy's correlation")
 
 
 @DTYPES
@@ -104,10 +88,6 @@ def test_transposed_convolution(dtype, batch, size, inputs, depth, kernel):
     window, bias = weights["part/kernel"], weights["part/bias"]
     expected = oracle.over_images(oracle.conv_transpose, numpy_of(x), window, bias)
     assert_close(layer(x), expected, "stride-2 VALID transposed convolution")
-    holes = np.zeros((2 * size[0] - 1, 2 * size[1] - 1, inputs))
-    holes[::2, ::2] = numpy_of(x)[0]
-    planes = [convolve2d(holes[..., i], window[:, :, 0, i]) for i in range(inputs)]
-    assert_close(layer(x)[0, ..., 0], sum(planes) + bias[0], "SciPy's convolution")
 
 
 @pytest.mark.parametrize(
@@ -158,16 +138,6 @@ def test_gradients_of_convolutions(kind, shape, depth, kernel, device, monkeypat
     assert abs((ends[0] - ends[1]) / 2e-4 - expected) < 1e-7 * max(1, abs(expected))
 
 
-def test_transposed_convolution_undoes_the_shape_of_the_paper():
-    """1 -> 5 -> 13 -> 30 -> 64 pixels."""
-    size, x = 1, tf.zeros((1, 1, 1, 2))
-    for kernel in (5, 5, 6, 6):
-        layer, _ = build(layers.ConvTranspose, "float32", 2, 2, kernel)
-        x, size = layer(x), 2 * (size - 1) + kernel
-        assert x.shape[1] == size
-    assert size == 64
-
-
 @pytest.mark.parametrize("name", sorted(oracle.ACTIVATIONS))
 def test_activations(name):
     x = np.linspace(-4, 4, 41)
@@ -207,11 +177,6 @@ def test_large_batches_of_small_images_in_bfloat16(kind, shape, depth):
         assert 0 < error < 0.01, f"{name} in bfloat16 is off by {error:.1%}"
 
 
-def test_mlp_without_layers():
-    layer, _ = build(MLP, "float32", 4, [], "elu", "none")
-    np.testing.assert_array_equal(layer(tf.eye(4)), tf.eye(4))
-
-
 @DTYPES
 @pytest.mark.parametrize("norm", ["none", "layer"])
 def test_mlp(dtype, norm):
@@ -242,12 +207,6 @@ def test_encoder_and_decoder(dtype, norm, keys):
         assert_close(actual[key].mode(), means[key], f"mean of {key}")
 
 
-def test_the_paper_encoder_ends_in_2x2x384():
-    config = small_config({"encoder": {"cnn_depth": 48, "cnn_kernels": [4, 4, 4, 4]}})
-    layer, _ = build(Encoder, "float32", {"image": (64, 64, 1)}, config.encoder)
-    assert layer.size == 2 * 2 * 384
-
-
 def test_glorot_limits_and_zero_biases():
     init = Init(np.random.default_rng(0), "float64")
     for shape, fans in [((300, 200), 500), ((4, 4, 30, 60), 16 * 90), ((5, 5, 20, 40), 25 * 60)]:
@@ -256,13 +215,3 @@ def test_glorot_limits_and_zero_biases():
         assert 0.99 * limit < np.abs(values).max() <= limit, "Glorot-uniform limit"
         assert abs(values.std() - limit / np.sqrt(3)) < 0.02 * limit, "uniform within the limit"
     assert not layers.Dense(init, 2, 3).bias.numpy().any()
-
-
-@pytest.mark.parametrize("dist", ["mse", "binary"])
-def test_heads_of_a_number(dist):
-    config = small_config({"reward_head.dist": dist}).reward_head
-    layer, weights = build(Head, "float64", 5, (), config)
-    x = tensor(np.random.default_rng(2), (2, 3, 5), "float64")
-    out = oracle.number(weights, "part", numpy_of(x), config)
-    expected = {"mse": out, "binary": 1 / (1 + np.exp(-out))}[dist]
-    assert_close(layer(x).mean, expected, "mean of the head")

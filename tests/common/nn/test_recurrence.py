@@ -20,7 +20,7 @@ class Problem:
         def draw(*shape):
             return tf.constant(rng.normal(size=shape), dtype)
 
-        self.one, self.two = (draw(SIZE, HIDDEN), draw(HIDDEN)), (draw(HIDDEN, SIZE),)
+        self.one, self.two = (draw(SIZE, HIDDEN), draw(HIDDEN)), (draw(HIDDEN, SIZE), draw(SIZE))
         self.gain, self.shift = tf.Variable(draw(SIZE)), tf.Variable(draw(SIZE))
         self.inputs = {"share": draw(STEPS, BATCH, SIZE), "keep": tf.cast(draw(5, 3) > -1, dtype)}
         self.start = {"a": draw(BATCH, SIZE), "b": draw(BATCH, SIZE), "unused": draw(BATCH, 2)}

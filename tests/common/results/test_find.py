@@ -1,7 +1,6 @@
 """Runs are found at any depth, named, read once, and all skipped files are counted."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -204,13 +203,6 @@ def test_values_that_are_all_nan_are_no_misspelling(tmp_path):
     with pytest.raises(UserError, match="the values of 'eval_return' are not finite") as error:
         load(tmp_path / "logs")
     assert "Did you mean" not in str(error.value)
-
-
-def test_names_that_are_no_utf8_can_be_printed(tmp_path):
-    write_run(tmp_path / "atari_pong" / os.fsdecode(b"m\xff") / "0", [1, 2])
-    write_run(tmp_path / "atari_pong" / os.fsdecode(b"n\xff") / "0", [])
-    runs, (note,) = load(tmp_path)
-    assert [run.method for run in runs] == ["m\ufffd"] and "n\ufffd" in note
 
 
 def test_large_files_are_read_in_parallel(logdir, monkeypatch):

@@ -1,15 +1,10 @@
 """The published table comes out of our data, and the statistics agree with other ways to them."""
 
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 
-from dreamerv2.common.errors import UserError
 from dreamerv2.common.results import scores, stats
 from dreamerv2.common.results.formats import Run
 
@@ -38,13 +33,7 @@ def test_published_table(method):
     names = ("gamer_median", "gamer_mean", "record_mean", "clipped_record_mean")
     assert tuple(round(float(values[name]), 2) for name in names) == TABLE[method]
     assert set(table["tasks"]) == {55}
-
-
-def test_single_values_have_no_interval():
-    table = scores.aggregate([scores.published("iqn")])
-    assert np.isnan([row["low"] for row in table]).all(), (
-        "one value a game says nothing about seeds"
-    )
+    assert table["low"].isna().all(), "one value a game says nothing about seeds"
 
 
 def test_files_are_complete():
@@ -73,11 +62,6 @@ def test_files_are_complete():
 )
 def test_other_spellings_find_their_reference(name, task):
     assert scores.canonical(name) == task
-
-
-def test_unknown_baseline_names_the_nearest():
-    with pytest.raises(UserError, match="Did you mean 'rainbow'"):
-        scores.check_baselines(["rainbo"])
 
 
 @pytest.mark.parametrize("count", range(1, 14))
@@ -131,18 +115,6 @@ def test_improvement_draws_each_method_by_itself(rng):
         assert np.allclose((row["low"], row["high"]), ends, atol=0.04)
 
 
-def test_improvement_is_even_in_most_null_comparisons(rng):
-    """A 95% percentile interval of ten seeds is a little optimistic, not 71%."""
-    covered = 0
-    for values in rng.normal(size=(30, 2, 1, 10)):
-        ours, theirs = (
-            scores.Scores(name, ["atari_pong"], v, 1e6) for v, name in zip(values, "ab")
-        )
-        row = scores.improvements([ours], [theirs])[0]
-        covered += row["low"] <= 0.5 <= row["high"]
-    assert covered >= 0.85 * 30
-
-
 def test_profile_and_optimality_gap_by_hand():
     values = np.array([[0.5, 1.5, np.nan], [2.0, 2.0, 0.0]])
     assert np.allclose(
@@ -183,12 +155,6 @@ def test_runs_are_normalized_and_compared():
     assert (chance["value"], chance["low"], chance["high"], chance["tasks"]) == (0.5, 0.5, 0.5, 2)
 
 
-def test_references_are_found_without_pandas():
-    code = """
-        import sys
-        from dreamerv2.common.results import scores
-        assert scores.references("atari_Pong") == {"random": -20.7, "human": 14.6}
-        assert scores.references("gym_X") == {}
-        sys.exit("pandas" in sys.modules)
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 0
+def test_references_of_a_task():
+    assert scores.references("atari_Pong") == {"random": -20.7, "human": 14.6}
+    assert scores.references("gym_X") == {}

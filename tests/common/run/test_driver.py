@@ -1,11 +1,11 @@
-import types
+import functools
 import weakref
 
 import gymnasium
 import numpy as np
 import pytest
 
-from dreamerv2.common.envs import make_vector_env, vectorize
+from dreamerv2.common.envs import vectorize
 from dreamerv2.common.envs.spaces import OneHotSpace
 from dreamerv2.common.envs.vector.vector import Abandoned
 from dreamerv2.common.run.driver import Driver
@@ -81,17 +81,12 @@ class Recorder:
         self.rows, self.episodes, self.open = [], [], {}
 
     def driver(self, *lengths, parallel="none"):
-        constructors = [
-            lambda number=number, each=each: CountingEnv(number, each)
-            for number, each in enumerate(lengths)
-        ]
-        return Driver(
-            vectorize(constructors, parallel),
-            on_step=[lambda row, index: self.rows.append((index, row)), self.add],
-        )
+        make = [functools.partial(CountingEnv, *pair) for pair in enumerate(lengths)]
+        return Driver(vectorize(make, parallel), [self.add])
 
     def add(self, row, index):
-        """Collect finished episodes, key -> [T+1, ...]."""
+        """Collect rows and finished episodes, key -> [T+1, ...]."""
+        self.rows.append((index, row))
         rows = [row] if row["is_first"] else [*self.open[index], row]
         self.open[index] = rows
         if row["is_last"]:
@@ -108,24 +103,18 @@ class Recorder:
         for row in rows:
             assert all(row[k].dtype == bool for k in ("is_first", "is_last", "is_terminal"))
         names = {(1, 0, 0): "f", (0, 0, 0): ".", (0, 1, 0): "l", (0, 1, 1): "t"}
-        keys = ("is_first", "is_last", "is_terminal")
-        return "".join(names[tuple(int(row[k]) for k in keys)] for row in rows)
+        return "".join(names[row["is_first"], row["is_last"], row["is_terminal"]] for row in rows)
 
 
 def test_exact_flags_of_one_environment():
+    seen = Recorder()
+    seen.driver([1])(CountingAgent(), steps=5)
+    assert seen.flags(0) == "ftflftflft", "a reset costs no step"
     seen = Recorder()
     seen.driver([3, 2])(CountingAgent(), steps=9)
     assert seen.flags(0) == "f..t" + "f.l" + "f..t" + "f."
     expected = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2)]
     assert seen.places(0)[:7] == expected, "a row was dropped, repeated or moved"
-
-
-def test_resets_cost_no_step():
-    seen = Recorder()
-    driver = seen.driver([1])
-    driver(CountingAgent(), steps=5)
-    assert seen.flags(0) == "ftflftflft"
-    assert sum(not row["is_first"] for _, row in seen.rows) == 5
 
 
 @pytest.mark.parametrize("parallel", ["none", "process"])
@@ -168,19 +157,15 @@ def test_episodes_hold_their_rows_stacked():
     assert [ep["is_terminal"][-1] for _, ep in seen.episodes] == [True, True, False]
 
 
-def test_a_row_that_is_kept_keeps_nothing_else_alive():
+def test_the_driver_keeps_no_rows_and_a_row_keeps_no_other_rows():
     """A view would hold the images of all environments, for as long as one episode lasts."""
-    record = Recorder()
-    record.driver((3,), (9,))(CountingAgent(), steps=8)
-    arrays = [value for _, row in record.rows for key, value in row.items() if key != "action"]
-    assert all(getattr(array, "base", None) is None for array in arrays)
-
-
-def test_rows_of_a_long_episode_are_not_kept():
     rows = []
-    envs = vectorize([lambda: CountingEnv(0, [1000])])
-    driver = Driver(envs, on_step=[lambda row, index: rows.append(weakref.ref(row["place"]))])
-    driver(CountingAgent(), steps=50)
+
+    def take(row, index):
+        assert all(getattr(row[key], "base", None) is None for key in row if key != "action")
+        rows.append(weakref.ref(row["place"]))
+
+    Driver(vectorize([lambda: CountingEnv(0, [1000])]), [take])(CountingAgent(), steps=50)
     assert len(rows) == 51 and sum(row() is not None for row in rows) <= 1
 
 
@@ -191,12 +176,6 @@ def test_steps_and_episodes_must_both_be_reached():
     assert seen.places(0)[-1] == (0, 4), "ended before the episode did"
     driver(agent, steps=6, episodes=1)
     assert seen.places(0)[-1] == (2, 2), "ended before the steps were done"
-
-
-def test_nothing_asked_nothing_done():
-    seen = Recorder()
-    seen.driver([4])(CountingAgent())
-    assert seen.rows == []
 
 
 def test_the_state_and_the_episode_go_on_in_the_next_call():
@@ -223,6 +202,9 @@ def test_driver_reset_starts_every_environment_anew():
 def test_stop_ends_a_call_after_the_step_under_way():
     seen = Recorder()
     driver = seen.driver([5], [5])
+    driver(CountingAgent(), steps=100, episodes=1, stop=True)
+    driver(CountingAgent())
+    assert not seen.rows, "stopped before it began, or nothing to do"
 
     class Stop:
         def __bool__(self):
@@ -230,12 +212,6 @@ def test_stop_ends_a_call_after_the_step_under_way():
 
     driver(CountingAgent(), steps=100, stop=Stop())
     assert len(seen.rows) == 6
-
-
-def test_asked_to_stop_before_it_began_it_begins_nothing():
-    seen = Recorder()
-    seen.driver([5], [5])(CountingAgent(), steps=100, episodes=1, stop=True)
-    assert not seen.rows
 
 
 def test_a_reset_that_a_stop_gave_up_ends_a_call(monkeypatch):
@@ -296,33 +272,5 @@ def test_it_runs_in_gymnasium_s_own_vector_environments():
         autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
     )
     seen = Recorder()
-    driver = Driver(envs, on_step=[lambda row, index: seen.rows.append((index, row))])
-    driver(CountingAgent(), steps=8)
+    Driver(envs, [seen.add])(CountingAgent(), steps=8)
     assert seen.flags(0) == "f..tf." and seen.flags(1) == "f.tf.l"
-
-
-def test_real_atari_episodes():
-    config = types.SimpleNamespace(
-        render_size=(64, 64),
-        action_repeat=4,
-        time_limit=25,
-        atari_grayscale=True,
-        atari_all_actions=False,
-        env_restarts=0,
-        env_timeout=0,
-    )
-    envs = make_vector_env("atari_pong", config, 2, "none", "train", [0, 1])
-    seen = Recorder()
-    driver = Driver(envs, on_step=[seen.add])
-    rng = np.random.default_rng(0)
-
-    def policy(obs, state):
-        return {"action": np.eye(6, dtype=np.float32)[rng.integers(6, size=2)]}, state
-
-    driver(policy, episodes=3)
-    assert len(seen.episodes) == 3
-    for _, episode in seen.episodes:
-        assert episode["image"].shape == (26, 64, 64, 1) and episode["image"].dtype == np.uint8
-        assert episode["is_last"].tolist() == [False] * 25 + [True]
-        assert not episode["is_terminal"].any(), "a time limit was recorded as terminal"
-        assert (episode["action"][1:].sum(1) == 1).all() and not episode["action"][0].any()

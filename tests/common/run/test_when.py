@@ -39,44 +39,13 @@ def test_every_taken_back_fires_again_and_keeps_its_grid():
     assert fired(due, range(30, 50)) == [34, 44]
 
 
-@pytest.mark.parametrize("every", [0, -1])
-def test_every_zero_or_negative_never_fires(every):
-    assert fired(when.Every(every), range(50)) == []
-
-
-def test_every_rate_is_exact_over_irregular_calls():
-    steps = range(0, 100_000, 7)
-    assert len(fired(when.Every(16), steps)) == pytest.approx(100_000 / 16, abs=1)
-
-
-@pytest.mark.parametrize("stop", [1, 8, 9, 17, 40])
+@pytest.mark.parametrize("stop", [0, 1, 8, 9, 17, 40])
 def test_every_resumed_through_json_fires_as_if_never_interrupted(stop):
     uninterrupted = fired(when.Every(8), range(50))
     first, second = when.Every(8), when.Every(8)
     before = fired(first, range(stop))
     second.restore(json.loads(json.dumps(first.state())))
     assert before + fired(second, range(stop, 50)) == uninterrupted
-
-
-def test_every_restored_before_its_first_call_still_fires_first():
-    scheduler = when.Every(8)
-    scheduler.restore(when.Every(8).state())
-    assert fired(scheduler, range(3, 12)) == [3, 11]
-
-
-def test_schedulers_take_the_counter_itself():
-    counter, every, until = Counter(), when.Every(4), when.Until(6)
-    hits = []
-    for _ in range(8):
-        hits.append((every(counter), until(counter)))
-        counter.increment()
-    assert [step for step, (a, _) in enumerate(hits) if a] == [0, 4]
-    assert [step for step, (_, b) in enumerate(hits) if b] == [0, 1, 2, 3, 4, 5]
-
-
-def test_until_zero_means_without_end():
-    until = when.Until(0)
-    assert all(until(step) for step in (0, 1, 10**12))
 
 
 def test_every_seconds_follows_the_clock_and_not_the_step():
@@ -117,7 +86,7 @@ def test_parse_every_reads_agent_steps(text):
 
 
 @pytest.mark.parametrize("text", ["0", "0s", 0])
-def test_parse_every_zero_never_fires(text):
+def test_every_zero_never_fires(text):
     assert fired(when.parse_every(text), range(50)) == []
 
 
@@ -137,8 +106,9 @@ def test_an_interval_may_change_its_unit_across_a_resume():
 
 
 def test_counter_counts_and_compares():
-    counter = Counter(3)
+    counter, every = Counter(3), when.Every(4)
+    assert every(counter) and not every(counter)
     counter.increment()
     counter.increment(6)
-    assert int(counter) == counter.value == 10
+    assert int(counter) == counter.value == 10 and every(counter)
     assert counter == 10 and counter < 11 and counter >= 10 and 9 < counter

@@ -46,8 +46,3 @@ def test_frame_duration_follows_fps(fps, seconds):
 def test_gif_of_a_wrong_shape_is_refused(shape):
     with pytest.raises(ValueError, match="must be"):
         encode.encode_gif(np.zeros(shape, np.uint8))
-
-
-def test_save_gif_creates_its_folder(tmp_path):
-    encode.save_gif(tmp_path / "videos" / "a.gif", moving_square())
-    assert_gif_shows((tmp_path / "videos" / "a.gif").read_bytes(), moving_square())
