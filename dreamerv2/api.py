@@ -73,6 +73,7 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
 
     env: an environment, or a function that makes one, whose spaces replace the saved ones.
     """
+    rendering.choose_without_display()  # for env.render() in the caller's loop
     run = Path(logdir).expanduser()
     where = defaults.update({"logdir": str(run), "mode": "eval"})
     config = rundir.base_config(where, {"defaults": defaults})
@@ -124,6 +125,7 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
             ) from error
 
     def construct() -> gymnasium.Env:
+        rendering.choose_without_display()
         return gym.wrap(make(), config)
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
@@ -139,6 +141,7 @@ def _from_object(env: Any, config: Config) -> Callable:
             "give train() a function that makes an environment instead, to have several or to make "
             "it anew."
         )
+    wrapped = gym.wrap(env, config)  # refuses what is no environment, before a directory is made
     vectors: list[gymnasium.vector.VectorEnv] = []
 
     def stay_open(**options: Any) -> None:
@@ -146,7 +149,7 @@ def _from_object(env: Any, config: Config) -> Callable:
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
         if not vectors:  # training and evaluation share the only environment there is
-            vectors.append(envs.vectorize([lambda: gym.wrap(env, config)], seeds=seeds))
+            vectors.append(envs.vectorize([lambda: wrapped], seeds=seeds))
             vectors[0].close = stay_open
         return vectors[0]
 
