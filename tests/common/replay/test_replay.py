@@ -54,16 +54,11 @@ def test_unfinished_episodes_are_closed_as_truncated_and_counted_once(tmp_path, 
     for _ in range(3):
         replay = Replay(tmp_path) if killed else replay
         assert replay.stats["total_steps"] == 6 and replay.stats["ongoing_steps"] == 0
-    for episode, worker in zip(stored(tmp_path), (0, 5)):
+    for episode, worker in zip(stored(tmp_path), (0, 5), strict=True):
         assert episode["action"].tolist() == [[worker, t] for t in range(4)]
         assert episode["is_last"].tolist() == [False, False, False, True]
         assert not episode["is_terminal"].any()
     assert not list(tmp_path.glob("*.journal"))
-
-
-def test_a_row_before_the_first_reset_is_a_programming_error(tmp_path):
-    with pytest.raises(ValueError, match="worker 2 has no is_first"):
-        Replay(tmp_path).add_step(make_row(0, 1), worker=2)
 
 
 def test_a_short_episode_is_reported_and_not_stored(tmp_path, capsys):
@@ -229,8 +224,10 @@ def test_temporary_files_of_ours_are_removed_at_start_and_only_those(tmp_path):
     assert os.listdir(tmp_path) == ["notes.tmp"]
 
 
-def test_new_rows_that_do_not_fit_the_stored_episodes_are_refused(tmp_path):
+def test_rows_that_do_not_fit_are_refused(tmp_path):
     add_episode(Replay(tmp_path), 0, 5)
+    with pytest.raises(ValueError, match="worker 2 has no is_first"):
+        Replay(tmp_path).add_step(make_row(0, 1), worker=2)
     with pytest.raises(UserError, match=r"image is uint8\[3, 3, 1\] but uint8\[2, 2, 1\]"):
         Replay(tmp_path).add_step(make_row(0, 0) | {"image": np.zeros((3, 3, 1), np.uint8)})
     with pytest.raises(UserError, match="it has extra, which they have not"):
