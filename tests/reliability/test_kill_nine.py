@@ -1,7 +1,6 @@
 """kill -9 at any moment: the same command continues, and nothing but the row in flight is lost."""
 
 import contextlib
-import os
 import random
 import re
 import shutil
@@ -173,7 +172,6 @@ def test_kills_of_the_real_agent_are_continued_by_the_same_command(tmp_path):
     assert status == 0 and "Done: " in said, said[-3000:]
     assert check_metrics(tmp_path / "run/metrics.jsonl") > 5
     assert checkpoints(tmp_path / "run")[-1] == before + 100
-    assert os.path.getsize(tmp_path / "run/config.yaml")
 
 
 @pytest.mark.slow
