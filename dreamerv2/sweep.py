@@ -25,7 +25,7 @@ from dreamerv2.common.config import flags, paths
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.config.yaml import read_yaml
 from dreamerv2.common.errors import UserError, nearest
-from dreamerv2.common.run.lock import RunLock
+from dreamerv2.common.run.lock import MARKER, RunLock
 from dreamerv2.common.run.signals import StopRequest
 from dreamerv2.common.stdio import survive_closed_terminal
 
@@ -155,15 +155,15 @@ def supervise(logdir: Path, command: list[str], lost_hosts: list[str]) -> int | 
 def wait_for_lock(logdir: Path, lost_hosts: list[str]) -> None:
     """Wait until no process trains in the directory; UserError if a process still does.
 
-    A file system with locks drops those of a lost node after a while. On one without, the lock
-    file names the host of its process, which has ended if Ray has lost that host.
+    A file system with locks drops those of a lost node after a while. On one without, a marker
+    stays, and the lock file names the host of its process, which has ended if Ray has lost it.
     """
     for _ in range(LEASE):
         with contextlib.suppress(UserError):
             return RunLock(logdir).release()
         time.sleep(1)
     if any(f'"host": "{host}"' in (logdir / "run.lock").read_text() for host in lost_hosts):
-        os.truncate(logdir / "run.lock", 0)
+        (logdir / MARKER).unlink(missing_ok=True)
     RunLock(logdir).release()
 
 

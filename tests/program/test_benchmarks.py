@@ -1,49 +1,41 @@
 """The benchmarks run and report rows; the speeds themselves are not tested."""
 
+import functools
 import json
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 from commandline import TINY
-from sources import ROOT
+from sources import output_of
 
 from benchmarks import environment
 from benchmarks.__main__ import main
 from benchmarks.measure import Row
 
-
-def run(*arguments):
-    command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def output():
-    ran = run("--quick", "--only", "replay", "environment")
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
-@pytest.fixture(scope="module")
-def rows(output):
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return {line["name"]: line for line in lines}
+run = functools.partial(output_of, sys.executable, "-m", "benchmarks")
 
 
 @pytest.mark.slow
-def test_every_row_is_one_line_of_json_and_one_of_the_table(output, rows):
+def test_every_row_is_one_line_of_json_and_one_of_the_table():
+    output = run("--quick", "--only", "replay", "environment")
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    rows = {line["name"]: line for line in lines}
     machine = rows.pop("machine")
     assert machine["cores"] > 0 and machine["cpu"] and machine["tensorflow"], machine
     assert len(rows) >= 8, f"the replay and the environment have more rows than {sorted(rows)}"
     for row in rows.values():
         assert row["min"] <= row["median"] <= row["max"], f"the median is not between them: {row}"
         assert row["unit"] and row["runs"] > 0, row
-    for name in rows:
-        lines = re.findall(rf"^{re.escape(name)} +[\d.,]+ ", output, re.MULTILINE)
-        assert len(lines) == 1, f"{name} is in the table {len(lines)} times"
+        lines = re.findall(rf"^{re.escape(row['name'])} +[\d.,]+ ", output, re.MULTILINE)
+        assert len(lines) == 1, f"{row['name']} is in the table {len(lines)} times"
+    # A batch is compared with a copy in the same process.
+    row = rows["replay of 20,000 steps, batches of 16 x 50"]
+    # 16 x 50 rows of 64 x 64 pixels, 6 actions, reward and three flags; read and written.
+    assert row["gbyte"] == pytest.approx(2 * 800 * (4096 + 24 + 4 + 3) / 1e9), "bytes of a batch"
+    assert row["gbyte_per_s"] == pytest.approx(row["gbyte"] * row["median"])
+    assert 0 < row["roofline"], "the share of the roofline is missing"
 
 
 def test_the_environment_is_compared_with_the_bare_emulator(monkeypatch):
@@ -64,15 +56,6 @@ def test_the_environment_is_compared_with_the_bare_emulator(monkeypatch):
         "environment, make_env, of bare ale-py": pytest.approx([25] * 5),
         "environment, make_vector_env of 1, of bare ale-py": pytest.approx([20] * 5),
     }
-
-
-@pytest.mark.slow
-def test_a_batch_is_compared_with_a_copy_in_the_same_process(rows):
-    row = rows["replay of 20,000 steps, batches of 16 x 50"]
-    # 16 x 50 rows of 64 x 64 pixels, 6 actions, reward and three flags; read and written.
-    assert row["gbyte"] == pytest.approx(2 * 800 * (4096 + 24 + 4 + 3) / 1e9), "bytes of a batch"
-    assert row["gbyte_per_s"] == pytest.approx(row["gbyte"] * row["median"])
-    assert 0 < row["roofline"], "the share of the roofline is missing"
 
 
 def test_an_unknown_benchmark_is_refused(capsys):
@@ -100,8 +83,7 @@ def test_the_export_contains_no_lookups_in_weights(tmp_path):
     """A GPU multiplies, and looks up only pixels of patches."""
     small = "--rssm.deter 8 --rssm.hidden 8 --dataset.batch 2 --dataset.length 4".split()
     path = tmp_path / "update.mlir"
-    ran = run("--configs", "atari", "small", *small, "--precision", "32", "--export", str(path))
-    assert ran.returncode == 0, ran.stderr
+    run("--configs", "atari", "small", *small, "--precision", "32", "--export", path)
     text = path.read_text()
     looked_up = re.findall(r'stablehlo.gather"[^\n]*: \(tensor<([\dx]+)xf32>', text)
     assert len(looked_up) == text.count('"stablehlo.gather"') and "stablehlo.dot" in text
@@ -111,10 +93,9 @@ def test_the_export_contains_no_lookups_in_weights(tmp_path):
 @pytest.mark.slow
 def test_the_parts_of_an_update_are_measured_with_gradients_through_the_dynamics(tmp_path):
     path = tmp_path / "rows.json"
-    options = ("--quick", "--only", "parts", "--precision", "32", "--json", str(path))
-    ran = run(*options, "--configs", "atari", "small", *TINY, "--actor_grad", "both")
-    assert ran.returncode == 0, ran.stderr
-    assert "{" not in ran.stdout.split("unit")[1], "the lines are below the table as well"
+    options = ("--quick", "--only", "parts", "--precision", "32", "--json", path)
+    output = run(*options, "--configs", "atari", "small", *TINY, "--actor_grad", "both")
+    assert "{" not in output.split("unit")[1], "the lines are below the table as well"
     rows = {row["name"]: row for row in map(json.loads, path.read_text().splitlines())}
     for part in ("encoder", "observe", "decoder", "heads", "imagination", "target", "actor"):
         forward, both = rows[f"{part} forward"], rows[f"{part} forward and backward"]

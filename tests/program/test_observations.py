@@ -4,20 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from commandline import TINY, run_here
+from commandline import run_here
+from reliable import episodes
+from tiny import FLAGS
 
 SHORT = [
-    *("--prefill", "40", "--steps", "120", "--train_every", "20", "--eval_every", "60"),
-    *("--log_every", "40", "--jit", "False", "--replay.minlen", "8", "--replay.maxlen", "8"),
-    *("--dataset.batch", "4", "--dataset.length", "8", *TINY),
-    *("--envs", "4", "--envs_parallel", "process", "--eval_eps", "3"),
+    *(*FLAGS, "--steps=120", "--train_every=20", "--eval_every=60", "--log_every=40"),
+    *("--replay.minlen=8", "--replay.maxlen=8", "--dataset.length=8"),
+    *("--envs=4", "--envs_parallel=process", "--eval_eps=3"),
 ]
 LENGTH = 12  # steps of an episode of Mixed
-
-
-def stored_episodes(logdir):
-    """Return all stored episodes, read without our own code."""
-    return [dict(np.load(path)) for path in sorted((logdir / "train_episodes").glob("*.npz"))]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +22,8 @@ def logdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
     keys = ["--encoder.mlp_keys", "joints|speed", "--log_keys_max", "log_count"]
     videos = ["--log_keys_video", "front", "map"]
-    run_here("--task", "gym_odd_envs:Mixed-v0", *SHORT, *keys, *videos, "--logdir", folder / "run")
-    return folder / "run"
+    run_here("--task", "gym_odd_envs:Mixed-v0", *SHORT, *keys, *videos, "--logdir", folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +40,13 @@ def test_every_observation_is_predicted_and_log_keys_are_not(lines):
 
 
 def test_observations_are_stored_in_their_own_shapes(logdir):
-    rows = next(rows for rows in stored_episodes(logdir) if len(rows["speed"]) == LENGTH + 1)
+    rows = next(rows for rows in episodes(logdir) if len(rows["speed"]) == LENGTH + 1)
     shapes = {"front": (64, 64, 4), "map": (64, 64, 1), "joints": (4,), "speed": (), "gear": (3,)}
     assert {key: rows[key].shape[1:] for key in shapes} == shapes
 
 
 def test_four_processes_record_whole_episodes(logdir, lines):
-    stored = stored_episodes(logdir)
+    stored = episodes(logdir)
     assert [len(rows["speed"]) for rows in stored].count(LENGTH + 1) >= 8
     assert len({rows["front"][0].tobytes() for rows in stored}) == len(stored), "equal seeds"
     for rows in stored:  # the end of the run cuts the last four

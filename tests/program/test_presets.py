@@ -10,15 +10,13 @@ import re
 
 import numpy as np
 import pytest
-from commandline import TINY, run_here
+from commandline import run_here
+from reliable import episodes
+from tiny import FLAGS
 
 LENGTH = 20  # of an episode
-SHORT = [
-    *("--prefill", "30", "--pretrain", "1", "--train_every", "20"),
-    *("--time_limit", LENGTH, "--eval_every", "50", "--log_every", "50", "--jit", "False"),
-    *("--replay.minlen", "10", "--replay.maxlen", "10"),
-    *("--dataset.batch", "4", "--dataset.length", "10", *TINY),
-]
+SHORT = [*FLAGS, f"--time_limit={LENGTH}", "--prefill=30", "--train_every=20"]
+SHORT += ["--eval_every=50", "--log_every=50"]
 ALWAYS = {
     *("train_return", "train_length", "eval_return", "eval_length", "train_total_steps", "fps"),
     *("model_loss", "kl_loss", "reward_loss", "actor_loss", "actor_ent", "critic_loss"),
@@ -34,19 +32,12 @@ def need(package):
 def run(folder, *arguments, steps=60):
     """Train until the agent step `steps`; return metric name -> values."""
     run_here(*arguments, *SHORT, "--steps", steps, "--logdir", folder / "run")
-    metrics = {}
-    for line in map(json.loads, (folder / "run" / "metrics.jsonl").open()):
-        for name, value in line.items():
-            metrics.setdefault(name, []).append(value)
+    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").open()]
+    names = set().union(*lines)
+    metrics = {name: [line[name] for line in lines if name in line] for name in names}
     assert metrics.keys() >= ALWAYS
     assert all(np.isfinite(v).all() for v in metrics.values()), "a metric is not finite"
     return metrics
-
-
-def episode(folder):
-    """Return the first stored episode, read without our own code."""
-    with np.load(min((folder / "run" / "train_episodes").glob("*.npz"))) as file:
-        return dict(file)
 
 
 @need("dm_control")
@@ -56,7 +47,7 @@ def test_dmc_vision_runs_end_to_end(tmp_path):
     assert "discount_loss" not in metrics, "this config has no discount head"
     assert metrics["step"][-1] == 120, "metrics count frames, two for each agent step"
     assert max(metrics["train_length"]) == LENGTH, "lengths count agent steps"
-    rows = episode(tmp_path)
+    rows = episodes(tmp_path / "run")[0]
     assert rows["image"].shape == (LENGTH + 1, 64, 64, 3) and rows["image"].std() > 0
     assert rows["action"].shape == (LENGTH + 1, 2) and 0.1 < np.abs(rows["action"]).max() <= 1
     assert not rows["is_terminal"].any(), "a time limit is not a termination"
@@ -98,7 +89,7 @@ def test_keys_with_a_slash_pass_through_the_whole_run(task, image, vector, tmp_p
         names = {f"{image}_loss", f"{vector}_loss", f"mean_train_{vector}", "image_loss"}
         assert metrics.keys() >= names
         assert metrics["step"][-1] == steps
-    rows = episode(tmp_path)
+    rows = episodes(tmp_path / "run")[0]
     assert rows[image].ndim == 4 and rows[vector].ndim == 2
     events = b"".join(path.read_bytes() for path in (tmp_path / "run").glob("events*"))
     assert f"train_policy_{image}".encode() in events, "the video did not reach TensorBoard"

@@ -1,5 +1,6 @@
 """Runs in processes of their own, and readers of their files that need none of our code."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
+from commandline import TINY as NETWORKS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -19,11 +22,7 @@ SHORT = [
     *("--train_every", "5", "--checkpoint_every", "50", "--replay.minlen", "8"),
     *("--replay.maxlen", "16", "--dataset.batch", "4", "--dataset.length", "8"),
 ]
-TINY = [
-    *("--rssm.hidden", "16", "--rssm.deter", "16", "--rssm.stoch", "4", "--rssm.discrete", "4"),
-    *(r"--.*\.cnn_depth", "2", r"--.*\.layers", "1", r"--.*\.units", "16"),
-    *(r"--.*\.mlp_layers", "16", "--imag_horizon", "4", "--jit", "False"),
-]
+TINY = [*NETWORKS, "--jit", "False"]
 
 
 def start(script, *arguments, log, file_size=None, **environment) -> subprocess.Popen:
@@ -51,6 +50,13 @@ def run(script, *arguments, log, timeout=120, **more) -> tuple[int, str]:
     finally:
         process.kill()
         process.wait()
+
+
+def run_light(*arguments, log, status=0, **more) -> str:
+    """Run the light agent with short intervals to its end with a status; return the output."""
+    ended, said = run(LIGHT, *SHORT, *arguments, log=log, **more)
+    assert ended == status and "Traceback" not in said, said[-3000:]
+    return said
 
 
 def wait_for(process, log, text, timeout=60, count=1) -> str:
@@ -114,12 +120,11 @@ def check_episodes(logdir) -> None:
 
 def children(pid: int) -> list[int]:
     """Return the process ids of a process's children."""
-    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

@@ -15,7 +15,7 @@ from reliable import (
     check_metrics,
     checkpoints,
     number,
-    run,
+    run_light,
     steps_on_disk,
 )
 
@@ -24,9 +24,9 @@ from dreamerv2.common.run.checkpoint import Checkpoint
 MANY = ["--steps", "100000", "--eval_every", "100000", "--log_keys_video", "none"]
 IN_TMPFS = """
 set -e
-mount -t tmpfs -o size={size} tmpfs "{mount}"
-"{python}" "{script}" {flags} --logdir "{mount}/run" > "{log}" 2>&1 && exit 99 || status=$?
-cp -r "{mount}/run" "{kept}"
+mount -t tmpfs -o size=3m tmpfs mount
+"{python}" "{script}" {flags} --logdir "$PWD/mount/run" > {log} 2>&1 && exit 99 || status=$?
+cp -r mount/run kept
 exit $status
 """
 
@@ -45,20 +45,18 @@ def check_files(logdir) -> int:
 
 def check_continues(logdir, folder, step, **environment) -> None:
     """Assert that the same command continues from the experience on disk."""
-    command = [*SHORT, *MANY, "--logdir", logdir, "--steps", steps_on_disk(logdir) + 200]
-    status, said = run(LIGHT, *command, log=folder / "again", **environment)
-    assert status == 0 and "Done: " in said, said[-3000:]
-    assert number(said, "Continuing from agent step ") >= step
+    flags = [*MANY, "--logdir", logdir, "--steps", steps_on_disk(logdir) + 200]
+    said = run_light(*flags, log=folder / "again", **environment)
+    assert "Done: " in said and number(said, "Continuing from agent step ") >= step
     assert "damaged" not in said.replace("damaged_episodes 0", "")
     check_files(logdir)
 
 
-# The file or folder that reaches the limit first, the limit in bytes, and the settings for it.
 SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "first, size, flags, environment",
+    "first, size, flags, environment",  # first: the file or folder that reaches the limit first
     [
         ("train_episodes", 60_000, ["--log_every", "1000"], {"EPISODE": "400 500"}),
         pytest.param("metrics.jsonl", 30_000, ["--log_every", "2"], {}, marks=SLOW),
@@ -68,14 +66,12 @@ SLOW = pytest.mark.slow
 def test_a_file_that_cannot_grow_ends_the_run_with_one_sentence(
     tmp_path, first, size, flags, environment
 ):
-    command, log = [*SHORT, *MANY, "--logdir", tmp_path / "run"], tmp_path / "log"
-    short = {**environment, "EPISODE": "12 20"}
-    status, said = run(LIGHT, *command, "--steps", "100", log=log, **short)
-    assert status == 0, said[-3000:]
+    command, short = [*MANY, "--logdir", tmp_path / "run"], {**environment, "EPISODE": "12 20"}
+    run_light(*command, "--steps", "100", log=tmp_path / "log", **short)
     before = checkpoints(tmp_path / "run")[-1]
     # Its output goes through a pipe, because the limit holds for regular files alone.
     result = subprocess.run(
-        [sys.executable, LIGHT, *map(str, [*command, *flags])],
+        [sys.executable, LIGHT, *map(str, [*SHORT, *command, *flags])],
         env={**os.environ, "PYTHONPATH": str(ROOT), **short, **environment},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
         capture_output=True,
@@ -94,13 +90,13 @@ def test_a_file_that_cannot_grow_ends_the_run_with_one_sentence(
 @pytest.mark.parametrize("where", ["beside", pytest.param("on it", marks=pytest.mark.slow)])
 def test_a_really_full_disk_ends_the_run_and_room_continues_it(tmp_path, where):
     (tmp_path / "mount").mkdir()
-    paths = {"mount": tmp_path / "mount", "kept": tmp_path / "kept", "log": tmp_path / "log"}
-    if where == "on it":  # the output of the run goes to the full disk as well
-        paths["log"] = tmp_path / "mount/log"
-    flags = " ".join(map(str, [*SHORT, *MANY]))
-    code = IN_TMPFS.format(size="3m", python=sys.executable, script=LIGHT, flags=flags, **paths)
+    # The output of the run goes beside the full disk, or to it as well.
+    log = "log" if where == "beside" else "mount/log"
+    flags = " ".join([*SHORT, *MANY])
+    code = IN_TMPFS.format(python=sys.executable, script=LIGHT, flags=flags, log=log)
     result = subprocess.run(
         ["unshare", "--mount", "sh", "-c", code],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

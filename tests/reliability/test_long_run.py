@@ -1,13 +1,13 @@
 """200,000 environment steps of the real agent: memory stays flat, nothing leaks."""
 
-import os
+import contextlib
 import re
 import time
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from reliable import REAL, ROOT, TINY, check_metrics, children, start
+from reliable import REAL, ROOT, TINY, check_metrics, start
 
 STEPS = 200_000
 # An environment that costs nothing: what is measured is the loop.
@@ -30,18 +30,15 @@ gymnasium.register("trivial-v0", Trivial)
 """
 
 
-def measure(pid: int) -> dict[str, int] | None:
-    """Return memory (bytes), open files, threads and children of a process, None if it ended."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    sizes = {name: int(size) for name, size in re.findall(r"^(\w+):\s+(\d+)", status, re.M)}
-    if "VmRSS" not in sizes:
-        return None
+def measure(process: psutil.Process) -> dict[str, int]:
+    """Return memory (bytes), open files, threads and children of a process."""
+    memory = process.memory_info()
     return {
-        "memory": sizes["VmRSS"] * 1024,
-        "anonymous": sizes["RssAnon"] * 1024,
-        "files": len(os.listdir(f"/proc/{pid}/fd")),
-        "threads": sizes["Threads"],
-        "children": len(children(pid)),
+        "memory": memory.rss,
+        "anonymous": memory.rss - memory.shared,
+        "files": process.num_fds(),
+        "threads": process.num_threads(),
+        "children": len(process.children()),
     }
 
 
@@ -67,8 +64,8 @@ def test_memory_is_flat_and_nothing_leaks_in_200000_steps(tmp_path):
         while process.poll() is None:
             time.sleep(0.05)  # a fast machine takes two seconds for a tenth of the steps
             if (logdir / "metrics.jsonl").exists():
-                held = measure(process.pid)
-                seen += [(steps_so_far(logdir), held)] if held else []
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    seen.append((steps_so_far(logdir), measure(psutil.Process(process.pid))))
     finally:
         process.kill()
         process.wait()

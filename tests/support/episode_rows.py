@@ -16,18 +16,23 @@ SEARCHED = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).p
 NAME = "20210102T030405-"  # of an episode; 32 hex digits follow
 
 
-def make_row(episode, t, last=-1, terminal=True, first=None):
+def make_row(episode, t, last=-1, terminal=True):
     """Return row t of an episode whose last row is `last`; every value names episode and t."""
-    is_last = t == last
     return {
         "image": np.full((2, 2, 1), (7 * episode + t) % 256, np.uint8),
         "action": np.array([episode, t], np.float32),
         "reward": np.float64(100 * episode + t),
-        "is_first": t == 0 if first is None else first,
-        "is_last": is_last,
-        "is_terminal": is_last and terminal,
+        "is_first": t == 0,
+        "is_last": t == last,
+        "is_terminal": t == last and terminal,
         "log_extra": np.int64(t),
     }
+
+
+def add_rows(replay, episode, rows, worker=0):
+    """Begin an episode and leave it unfinished."""
+    for t in range(rows):
+        replay.add_step(make_row(episode, t), worker)
 
 
 def add_episode(replay, episode, steps, worker=0, **kwargs):
@@ -82,14 +87,6 @@ def start_python(code, *args):
     """Start a Python process that can import this module; its output is a pipe."""
     command, env = [sys.executable, "-c", code, *map(str, args)], {"PYTHONPATH": SEARCHED}
     return subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, text=True)
-
-
-def run_python(code, *args):
-    """Return the output of a Python process that ends with status 0."""
-    with start_python(code, *args) as process:
-        output = process.stdout.read()
-    assert process.returncode == 0, output
-    return output
 
 
 @contextlib.contextmanager

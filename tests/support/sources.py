@@ -1,6 +1,7 @@
 """The project's own source, read for the tests of its layout and its conventions."""
 
 import ast
+import os
 import re
 import subprocess
 from collections.abc import Iterable
@@ -11,6 +12,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TENSORFLOW = {"tensorflow", "tensorflow_probability", "tf_keras", "keras"}
+
+
+def output_of(*command, cwd: Path = ROOT, **environment) -> str:
+    """Run a command, which must end with status 0; return what it printed."""
+    command = [str(part) for part in command]
+    environ = os.environ | {name: str(value) for name, value in environment.items()}
+    ran = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=300)
+    assert not ran.returncode, f"{command}\n{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
+    return ran.stdout
 
 
 @cache

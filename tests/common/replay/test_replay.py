@@ -5,7 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from episode_rows import NAME, add_episode, check_rows, fill, make_arrays, make_row, start_python
+from episode_rows import (
+    NAME,
+    add_episode,
+    add_rows,
+    check_rows,
+    fill,
+    make_arrays,
+    make_row,
+    start_python,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,11 +27,7 @@ from dreamerv2.common.replay.replay import Replay
 
 def stored(directory):
     """Return the arrays of all stored episodes in the order of their names."""
-    episodes = []
-    for path in sorted(Path(directory).glob("*.npz")):
-        with np.load(path, allow_pickle=False) as archive:
-            episodes.append({key: archive[key] for key in archive})
-    return episodes
+    return [dict(np.load(path)) for path in sorted(Path(directory).glob("*.npz"))]
 
 
 def test_an_episode_is_stored_when_it_ends_with_its_flags(tmp_path):
@@ -34,26 +39,26 @@ def test_an_episode_is_stored_when_it_ends_with_its_flags(tmp_path):
     assert episode["is_last"].tolist() == [False] * 7 + [True]
     assert not episode["is_terminal"].any(), "a truncated episode became a terminal one"
     assert episode["log_extra"].tolist() == list(range(8)), "log_ keys belong in the file"
+    assert episode["reward"].dtype == np.float32 and episode["log_extra"].dtype == np.int32
     assert replay.stats["total_steps"] == 7 and replay.stats["total_episodes"] == 1
 
 
-def test_ending_an_unfinished_episode_closes_it_as_truncated(tmp_path):
+@pytest.mark.parametrize("killed", [False, True])
+def test_unfinished_episodes_are_closed_as_truncated_and_counted_once(tmp_path, killed):
     replay = Replay(tmp_path)
     for worker in (0, 5):
-        for t in range(4):
-            replay.add_step(make_row(worker, t), worker)
+        add_rows(replay, worker, 4, worker)
     replay.add_step(make_row(6, 0), worker=5)  # a reset without is_last
-    replay.end_episodes()
-    assert replay.stats["total_steps"] == 6 and replay.stats["ongoing_steps"] == 0
-    for episode in stored(tmp_path):
+    if not killed:
+        replay.end_episodes()
+    for _ in range(3):
+        replay = Replay(tmp_path) if killed else replay
+        assert replay.stats["total_steps"] == 6 and replay.stats["ongoing_steps"] == 0
+    for episode, worker in zip(stored(tmp_path), (0, 5), strict=True):
+        assert episode["action"].tolist() == [[worker, t] for t in range(4)]
         assert episode["is_last"].tolist() == [False, False, False, True]
         assert not episode["is_terminal"].any()
     assert not list(tmp_path.glob("*.journal"))
-
-
-def test_a_row_before_the_first_reset_is_a_programming_error(tmp_path):
-    with pytest.raises(ValueError, match="worker 2 has no is_first"):
-        Replay(tmp_path).add_step(make_row(0, 1), worker=2)
 
 
 def test_a_short_episode_is_reported_and_not_stored(tmp_path, capsys):
@@ -96,8 +101,7 @@ def test_steps_that_were_lost_stay_taken(tmp_path):
     replay = Replay(tmp_path, capacity=25)
     assert replay.steps_taken == 20
     replay.record_missing_steps(30)
-    for t in range(5):
-        replay.add_step(make_row(4, t))
+    add_rows(replay, 4, 5)
     assert replay.steps_taken == 34
     replay.record_missing_steps(33)  # nothing is missing
     for _ in range(2):
@@ -108,8 +112,7 @@ def test_steps_that_were_lost_stay_taken(tmp_path):
 
 def test_lost_steps_that_are_put_back_are_lost_no_more(tmp_path):
     first = fill(tmp_path, [10] * 4, capacity=60)
-    for t in range(5):
-        first.add_step(make_row(4, t))
+    add_rows(first, 4, 5)
     removed = {path: path.read_bytes() for path in sorted(tmp_path.glob("*.npz"))[:2]}
     for path in removed:
         path.unlink()
@@ -130,8 +133,7 @@ def test_lost_steps_that_are_put_back_are_lost_no_more(tmp_path):
 
 def test_a_kill_between_ledger_and_deletion_counts_nothing_twice(tmp_path):
     fill(tmp_path, [10] * 3, capacity=25)
-    ledger = json.loads((tmp_path / "pruned.json").read_bytes())
-    (name,) = ledger["deleting"]
+    (name,) = json.loads((tmp_path / "pruned.json").read_bytes())["deleting"]
     write_episode(tmp_path, name.rpartition("-")[0], make_arrays(0, 10))
     assert Replay(tmp_path, capacity=25).stats["total_steps"] == 30
     assert not (tmp_path / name).exists(), "the interrupted deletion was not finished"
@@ -152,8 +154,7 @@ def test_an_episode_longer_than_the_capacity_is_cut_and_the_newest_part_stays(tm
 
 def test_the_only_episode_that_can_be_sampled_makes_no_room_for_a_cut_one(tmp_path):
     replay = fill(tmp_path, (10, 10), capacity=10, minlen=8)
-    for t in range(4):
-        replay.add_step(make_row(2, t))
+    add_rows(replay, 2, 4)
     replay.end_episodes()
     assert replay.ready and [e["action"][0, 0] for e in stored(tmp_path)] == [1]
     assert (replay.stats["total_steps"], replay.stats["loaded_steps"]) == (23, 10)
@@ -173,30 +174,15 @@ def test_sampling_and_pruning_leave_no_open_files_behind(tmp_path):
     replay.close()
 
 
-def test_a_restart_finds_unfinished_episodes_closed_as_truncated_and_counted_once(tmp_path):
-    first = Replay(tmp_path)
-    add_episode(first, 0, 5)
-    for t in range(8):
-        first.add_step(make_row(1, t), worker=1)
-    first.flush()
-    for _ in range(3):
-        replay = Replay(tmp_path)
-        assert replay.stats["total_steps"] == 12 and replay.stats["total_episodes"] == 2
-        assert [e["is_last"][-1] for e in stored(tmp_path)] == [True, True]
-    assert not list(tmp_path.glob("*.journal"))
-    assert not stored(tmp_path)[1]["is_terminal"].any()
-
-
 def test_a_kill_between_storing_an_episode_and_dropping_its_journal_counts_it_once(tmp_path):
     replay = Replay(tmp_path)
-    for t in range(5):
-        replay.add_step(make_row(1, t))
+    add_rows(replay, 1, 5)
     (journal,) = tmp_path.glob("*.journal")
     kept = journal.read_bytes()
     replay.end_episodes()
     journal.write_bytes(kept)
     early = tmp_path / f"{NAME}{0:032x}.journal"
-    early.write_bytes(b"")  # killed before the first byte
+    early.touch()  # killed before the first byte
     replay = Replay(tmp_path)
     assert (replay.stats["total_steps"], replay.stats["damaged_episodes"]) == (4, 0)
     assert not journal.exists() and not early.exists()
@@ -205,8 +191,7 @@ def test_a_kill_between_storing_an_episode_and_dropping_its_journal_counts_it_on
 @pytest.mark.parametrize("killed", [True, False])
 def test_an_unfinished_episode_too_short_to_sample_is_stored_and_reported(tmp_path, capsys, killed):
     first = Replay(tmp_path, minlen=5)
-    for t in range(4):
-        first.add_step(make_row(1, t))
+    add_rows(first, 1, 4)
     if not killed:
         first.close()
         assert first.stats["total_steps"] == 3
@@ -239,8 +224,10 @@ def test_temporary_files_of_ours_are_removed_at_start_and_only_those(tmp_path):
     assert os.listdir(tmp_path) == ["notes.tmp"]
 
 
-def test_new_rows_that_do_not_fit_the_stored_episodes_are_refused(tmp_path):
+def test_rows_that_do_not_fit_are_refused(tmp_path):
     add_episode(Replay(tmp_path), 0, 5)
+    with pytest.raises(ValueError, match="worker 2 has no is_first"):
+        Replay(tmp_path).add_step(make_row(0, 1), worker=2)
     with pytest.raises(UserError, match=r"image is uint8\[3, 3, 1\] but uint8\[2, 2, 1\]"):
         Replay(tmp_path).add_step(make_row(0, 0) | {"image": np.zeros((3, 3, 1), np.uint8)})
     with pytest.raises(UserError, match="it has extra, which they have not"):
@@ -307,8 +294,7 @@ replay = Replay(sys.argv[1], capacity=3000)
 number = replay.stats["total_episodes"]
 while True:
     number += 1
-    steps = 3 + number % 40
-    add_episode(replay, number, steps)
+    add_episode(replay, number, 3 + number % 40)
     print(replay.stats["total_steps"], flush=True)
 """
 
@@ -325,8 +311,7 @@ def test_kill_9_of_a_writer_at_any_moment_loses_nothing_stored(tmp_path):
         replay = Replay(tmp_path, capacity=3000)
         assert replay.stats["total_steps"] >= max(total, int(printed[-1]) if printed else 0)
         assert replay.stats["damaged_episodes"] == 0, "a file was half-written"
-        names = [p.name for p in tmp_path.iterdir()]
-        assert all(n.endswith(".npz") or n == "pruned.json" for n in names), "leftovers stayed"
+        assert {p.suffix for p in tmp_path.iterdir()} <= {".npz", ".json"}, "leftovers stayed"
         dataset = replay.dataset(8, 20)
         for _ in range(10):
             check_rows(next(dataset))

@@ -1,11 +1,12 @@
 import os
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from episode_rows import (
     NAME,
     add_episode,
+    add_rows,
     check_rows,
     file_size_limit,
     fill,
@@ -136,8 +137,7 @@ def test_a_full_disk_while_collecting_loses_no_row_and_the_next_start_goes_on(tm
 
 def test_a_full_disk_while_storing_keeps_the_journal_for_the_next_start(tmp_path):
     replay = Replay(tmp_path)
-    for t in range(40):
-        replay.add_step(make_row(3, t))
+    add_rows(replay, 3, 40)
     with file_size_limit(1000), pytest.raises(UserError, match="Could not write.*Make room"):
         replay.end_episodes()
     assert [path.suffix for path in tmp_path.iterdir()] == [".journal"], "half a file stayed"
@@ -156,8 +156,8 @@ def test_a_full_disk_while_pruning_counts_nothing_twice(tmp_path):
 
 
 def anonymous_memory():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    memory = psutil.Process().memory_info()
+    return memory.rss - memory.shared
 
 
 def test_stored_episodes_cost_no_anonymous_memory(tmp_path):

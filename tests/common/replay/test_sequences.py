@@ -10,11 +10,10 @@ import pytest
 from episode_rows import (
     NAME,
     add_episode,
+    add_rows,
     check_rows,
     fill,
     make_arrays,
-    make_row,
-    places,
     sequences,
     take,
 )
@@ -84,13 +83,10 @@ def test_an_is_first_inside_a_file_is_honoured(tmp_path, saver):
 def test_unfinished_episodes_are_sampled_only_when_asked(tmp_path):
     for ongoing in (False, True):
         replay = fill(tmp_path / str(ongoing), (20,), minlen=5, ongoing=ongoing)
-        for t in range(12):
-            replay.add_step(make_row(9, t), worker=1)
+        add_rows(replay, 9, 12, worker=1)
         dataset = replay.dataset(8, 10)
-        batches = [next(dataset) for _ in range(10)]
-        assert any((batch["action"][..., 0] == 9).any() for batch in batches) == ongoing
-        for batch in batches:
-            check_rows(batch)
+        sampled = [check_rows(next(dataset)) for _ in range(10)]
+        assert (np.array(sampled) == 9).any() == ongoing
         replay.end_episodes()
         check_rows(next(dataset))
 
@@ -104,36 +100,40 @@ def test_equal_seeds_draw_equal_batches_in_different_directories(tmp_path, seed)
     assert first[0][0] != first[0][1], "two rows share one stream"
 
 
+def slow_down(monkeypatch, episode_class, seconds):
+    """Let every reading of rows take longer."""
+    read = episode_class.read
+
+    def slow_read(*args):
+        time.sleep(seconds)
+        return read(*args)
+
+    monkeypatch.setattr(episode_class, "read", slow_read)
+
+
 def test_an_episode_that_ends_while_it_is_read_waits_for_the_reading(tmp_path, monkeypatch):
     replay = Replay(tmp_path, minlen=3, ongoing=True)
-    for t in range(6):
-        replay.add_step(make_row(1, t))
-    read = Journal.read
-
-    def slow_read(self, *args):
-        time.sleep(0.02)
-        return read(self, *args)
-
-    monkeypatch.setattr(Journal, "read", slow_read)
+    add_rows(replay, 1, 6)
+    slow_down(monkeypatch, Journal, 0.02)
     dataset = replay.dataset(2, 4)
     next(dataset)
     replay.end_episodes()
     check_rows(next(dataset))
 
 
-def test_restoring_redraws_what_a_power_failure_cut_off(tmp_path):
-    replay = Replay(tmp_path, minlen=10, maxlen=15, ongoing=True)
-    for t in range(40):
-        replay.add_step(make_row(0, t))
+def test_restoring_redraws_what_was_removed_or_cut_off_by_a_power_failure(tmp_path):
+    replay = fill(tmp_path, (30, 30), minlen=10, maxlen=15, ongoing=True)
+    add_rows(replay, 9, 40)
     dataset = replay.dataset(64, 3)
     take(dataset, 2)
     state = dataset.state()
     (path,) = tmp_path.glob("*.journal")
     os.truncate(path, path.stat().st_size * 2 // 5)
+    min(tmp_path.glob("*.npz")).unlink()
     resumed = Replay(tmp_path, minlen=10, maxlen=15).dataset(64, 3)
     resumed.restore(state)
     for _ in range(8):
-        check_rows(next(resumed))
+        assert check_rows(next(resumed)).all(), "a row is of episode 0, which was removed"
     assert not list(tmp_path.glob("*.damaged")), "a whole file was taken for damaged"
 
 
@@ -144,14 +144,9 @@ def test_a_row_draws_the_same_whatever_the_batch_size(tmp_path):
 
 
 def test_draws_do_not_depend_on_the_timing_of_threads(tmp_path, monkeypatch):
-    read, sampled = StoredEpisode.read, []
-    for number, (delay, pause) in enumerate([(0, 0.01), (0.004, 0), (0, 0)]):
-
-        def slow_read(self, *args, delay=delay):
-            time.sleep(delay)
-            return read(self, *args)
-
-        monkeypatch.setattr(StoredEpisode, "read", slow_read)
+    sampled = []
+    for number, (delay, pause) in enumerate([(0, 0.01), (0, 0), (0.004, 0)]):
+        slow_down(monkeypatch, StoredEpisode, delay)
         replay = fill(tmp_path / str(number), minlen=5, capacity=150)
         dataset = replay.dataset(3, 11)
         batches = []
@@ -168,8 +163,7 @@ def test_draws_do_not_depend_on_the_timing_of_threads(tmp_path, monkeypatch):
 def test_a_restored_dataset_draws_what_the_uninterrupted_one_draws(tmp_path, ongoing):
     options = {"minlen": 5, "maxlen": 25, "ongoing": ongoing}
     replay = fill(tmp_path, **options)
-    for t in range(15):
-        replay.add_step(make_row(7, t), worker=2)
+    add_rows(replay, 7, 15, worker=2)
     dataset = replay.dataset(4, 6)
     take(dataset, 5)
     add_episode(replay, 8, 33)  # Between planning a batch and delivering it.
@@ -183,18 +177,6 @@ def test_a_restored_dataset_draws_what_the_uninterrupted_one_draws(tmp_path, ong
     assert take(resumed, 12) == expected
 
 
-def test_restoring_redraws_an_episode_that_has_vanished(tmp_path):
-    replay = fill(tmp_path, (30, 30, 30))
-    dataset = replay.dataset(4, 8)
-    take(dataset, 3)
-    state = dataset.state()
-    replay.close()
-    min(tmp_path.glob("*.npz")).unlink()
-    resumed = Replay(tmp_path).dataset(4, 8)
-    resumed.restore(state)
-    assert not (np.array(take(resumed, 10))[..., 0] == 0).any()
-
-
 def test_restoring_with_another_batch_size_or_length_goes_on(tmp_path):
     replay = fill(tmp_path)
     dataset = replay.dataset(4, 8)
@@ -205,17 +187,6 @@ def test_restoring_with_another_batch_size_or_length_goes_on(tmp_path):
         batch = next(resumed)
         check_rows(batch)
         assert batch["is_first"][:, 0].all(), "rows were skipped within a sequence"
-
-
-def test_provenance_tells_where_the_last_batch_came_from(tmp_path):
-    replay = fill(tmp_path, minlen=5, maxlen=12)
-    dataset = replay.dataset(3, 16)
-    names = {e.id: number for number, e in enumerate(replay._store.episodes)}
-    for _ in range(5):
-        batch = next(dataset)
-        for pieces, row in zip(dataset.provenance, places(batch)):
-            origin = [(names[p.episode], t) for p in pieces for t in range(p.start, p.stop)]
-            assert origin == [tuple(place) for place in row]
 
 
 def test_batches_are_placed_ahead_on_the_copying_thread(tmp_path):
@@ -243,8 +214,7 @@ def test_closing_while_a_copy_waits_stores_the_unfinished_episode(tmp_path):
     threads = threading.active_count()
     replay = fill(tmp_path, (10, 10), capacity=20)
     dataset = replay.dataset(2, 5)
-    for t in range(4):
-        replay.add_step(make_row(2, t))
+    add_rows(replay, 2, 4)
     dataset._thread.submit(time.sleep, 0.2)
     dataset._submit(dataset._next_plan())
     replay.close()  # prunes, for which the copy must have ended

@@ -1,6 +1,8 @@
 """Checkpoints survive kill -9, full disks and damage, and do no harm when a stranger made them."""
 
+import concurrent.futures
 import io
+import itertools
 import json
 import os
 import random
@@ -9,11 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 import zipfile
 
 import numpy as np
 import pytest
-from episode_rows import file_size_limit, run_python, start_python
+from episode_rows import file_size_limit, start_python
 
 from dreamerv2.common import npz
 from dreamerv2.common.errors import DamagedFile, UserError
@@ -21,7 +24,7 @@ from dreamerv2.common.run import checkpoint as checkpoint_lib
 from dreamerv2.common.run.checkpoint import Checkpoint, compare
 
 
-def arrays(seed=0):
+def arrays(seed):
     rng = np.random.default_rng(seed)
     return {
         "rssm/gru/kernel:0": rng.normal(size=(30, 20)).astype(np.float32),
@@ -33,7 +36,7 @@ def arrays(seed=0):
     }
 
 
-def state(seed=0):
+def state(seed):
     return {"step": seed, "rng": 2**127 + seed, "nested": {"list": [1, 2.5, None, "ü"]}}
 
 
@@ -73,22 +76,19 @@ def test_the_newest_versions_are_kept_beside_foreign_files(tmp_path):
 
 
 def test_arrays_are_converted_one_at_a_time(tmp_path):
-    alive, peak = [0], [0]
-
-    class Tracked(np.ndarray):
-        def __del__(self):
-            alive[0] -= 1
+    made = []
 
     class Variable:
         """Like a TensorFlow variable: its array exists only while somebody holds it."""
 
         def __array__(self, dtype=None, copy=None):
-            alive[0] += 1
-            peak[0] = max(peak[0], alive[0])
-            return Tracked((1000,))
+            array = np.zeros(1000)
+            made.append(weakref.ref(array))
+            assert sum(each() is not None for each in made) <= 2
+            return array
 
     Checkpoint(tmp_path).save(1, {f"v{i}": Variable() for i in range(20)}, {})
-    assert peak[0] <= 2
+    assert len(made) >= 20
 
 
 def test_same_step_again_replaces_it_and_nothing_else(tmp_path):
@@ -116,16 +116,17 @@ def flip_bit(content):
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-def truncate(content):
-    return content[:-10]
+DAMAGES = [flip_bit, lambda content: content[:-10], lambda content: b"[" * 50_000, None]
+MARKERS = [b"[]", b"5", b'{"format": "1"}', b'{"format": 1, "step": 20, "files": ["a"]}']
 
 
-def nonsense(content):
-    return b"[" * 50_000
-
-
-@pytest.mark.parametrize("name", ["variables.npz", "state.json", "complete.json"])
-@pytest.mark.parametrize("damage", [flip_bit, truncate, nonsense, None])
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        *itertools.product(["variables.npz", "state.json", "complete.json"], DAMAGES),
+        *(("complete.json", lambda content, marker=marker: marker) for marker in MARKERS),
+    ],
+)
 def test_damaged_newest_falls_back_with_a_warning(tmp_path, capsys, name, damage):
     old, new = saved(tmp_path, 10, 20)
     content = (new / name).read_bytes()
@@ -136,15 +137,6 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, capsys, name, damage
     shown = capsys.readouterr().out
     assert str(new) in shown and "damaged" in shown and "step 10 instead" in shown
     assert old.exists() and new.exists(), "loading removes nothing"
-
-
-@pytest.mark.parametrize(
-    "content", [b"[]", b"5", b'{"format": "1"}', b'{"format": 1, "step": 20, "files": ["a"]}']
-)
-def test_marker_of_the_wrong_form_is_damage(tmp_path, content):
-    _, new = saved(tmp_path, 10, 20)
-    (new / "complete.json").write_bytes(content)
-    assert_equal(Checkpoint(tmp_path).load(), 10, 10)
 
 
 @pytest.mark.parametrize("step", [15, 20])
@@ -160,33 +152,22 @@ def test_after_a_fallback_the_next_save_removes_the_damaged_version(tmp_path, st
 
 def test_later_format_is_named_as_such(tmp_path):
     (folder,) = saved(tmp_path, 10)
-    marker = json.loads((folder / "complete.json").read_text())
-    (folder / "complete.json").write_text(json.dumps(marker | {"format": 99}))
+    (folder / "complete.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="format 99.*newer program"):
         Checkpoint(tmp_path).load()
 
 
 def test_reader_follows_a_writer_that_prunes(tmp_path):
-    """Every load while another thread saves is whole and not older than the load before."""
+    """Each load while another thread saves is whole and not older than the load before."""
     saved(tmp_path, 0, keep=1)
-    failure, stop = [], threading.Event()
-
-    def read():
-        reader, last = Checkpoint(tmp_path), 0
-        while not stop.is_set():
+    reader, last = Checkpoint(tmp_path), 0
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        writing = threads.submit(saved, tmp_path, *range(1, 60), keep=1)
+        while not writing.done():
             step, loaded, _ = reader.load()
-            if step < last or loaded["count"] != 2**40 + step:
-                failure.append((last, step))
+            assert step >= last and loaded["count"] == 2**40 + step
             last = step
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    saved(tmp_path, *range(1, 60), keep=1)
-    alive = thread.is_alive()
-    stop.set()
-    thread.join()
-    assert alive, "the reader must not have failed"
-    assert not failure
+        writing.result()
 
 
 PICKLE = b"cposix\nmkdir\n(S'executed'\ntR."  # makes a folder when it is loaded
@@ -197,7 +178,7 @@ class Bomb:
         return os.mkdir, ("executed",)
 
 
-def forge(folder, archive_bytes, state_bytes=b"{}"):
+def forge(folder, archive_bytes, state_bytes):
     """Write a version with a correct marker of any content."""
     folder.mkdir(parents=True)
     (folder / "variables.npz").write_bytes(archive_bytes)
@@ -207,7 +188,7 @@ def forge(folder, archive_bytes, state_bytes=b"{}"):
     (folder / "complete.json").write_text(json.dumps(marker))
 
 
-def archive(values):
+def archive(**values):
     buffer = io.BytesIO()
     np.savez(buffer, **values)
     return buffer.getvalue()
@@ -220,30 +201,25 @@ def member(content):
     return buffer.getvalue()
 
 
-HOSTILE = [archive({"a": np.array([Bomb()], object)}), PICKLE, member(PICKLE), member(b""), b"PK"]
+BOMBS = [archive(a=np.array([Bomb()], object)), PICKLE, member(PICKLE), member(b""), b"PK"]
+STATES = [b"[1]", b"nope", b"\xff\xfe", b"[" * 10**5, b"1" * 10**5]
+HOSTILE = [(bomb, b"{}") for bomb in BOMBS]
+HOSTILE += [(archive(a=np.zeros(3)), text) for text in STATES]
 
 
-@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_arrays_are_damage_and_nothing_runs(tmp_path, monkeypatch, content):
+@pytest.mark.parametrize("contents", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_arrays_are_damage_and_nothing_runs(tmp_path, monkeypatch, contents):
     monkeypatch.chdir(tmp_path)
-    forge(tmp_path / "checkpoints" / "000000000005", content)
+    forge(tmp_path / "checkpoints" / "000000000005", *contents)
     with pytest.raises(UserError, match="damaged"):
         Checkpoint(tmp_path / "checkpoints").load()
     assert names(tmp_path) == ["checkpoints"]
 
 
-@pytest.mark.parametrize("content", [b"[1]", b"nope", b"\xff\xfe", b"[" * 10**5, b"1" * 10**5])
-def test_hostile_state_is_damage(tmp_path, content):
-    forge(tmp_path / "000000000005", archive({"a": np.zeros(3)}), content)
-    with pytest.raises(UserError, match="damaged"):
-        Checkpoint(tmp_path).load()
-
-
 def test_random_damage_behind_a_correct_marker_never_crashes(tmp_path):
     """The checksum of a marker can be fitted to any bytes, so the readers must accept any."""
-    good = archive({"a": np.arange(9.0), "b": np.zeros((4, 6), np.uint8), "c": np.bool_(True)})
-    rng, outcomes = random.Random(0), set()
-    path = tmp_path / "variables.npz"
+    good = archive(a=np.arange(9.0), b=np.zeros((4, 6), np.uint8), c=np.bool_(True))
+    rng, outcomes, path = random.Random(0), set(), tmp_path / "variables.npz"
     for _ in range(150):
         content = bytearray(good)
         for _ in range(rng.randint(1, 4)):
@@ -282,14 +258,11 @@ def test_fifty_killed_saves_lose_nothing_that_was_finished(tmp_path, capfd):
             threading.Event().wait(rng.uniform(0, 0.15))
             process.kill()
             confirmed = [last, *map(int, process.stdout.read().split())]
-        loaded = Checkpoint(tmp_path).load()
-        if loaded is None:
-            assert confirmed[-1] == -1, "a finished save was lost"
-            continue
+        last, values, extra = Checkpoint(tmp_path).load() or (-1, {}, {"step": -1})
         # A save may be whole although the process died before it could say so.
-        last = loaded[0]
-        assert last - confirmed[-1] in (0, 1) and loaded[2] == {"step": last}
-        assert all((value == last).all() for value in loaded[1].values())
+        assert last - confirmed[-1] in (0, 1), "a finished save was lost"
+        assert extra == {"step": last}
+        assert all((value == last).all() for value in values.values())
     saved(tmp_path, last + 1)
     assert last > 50 and len(names(tmp_path)) == 2 and all(x.isdigit() for x in names(tmp_path))
     assert "damaged" not in capfd.readouterr().out
@@ -324,7 +297,8 @@ for limit in range(100):
 
 
 def test_save_killed_at_each_file_system_call_leaves_a_whole_checkpoint(tmp_path):
-    statuses = [int(x) for x in run_python(STEPWISE, tmp_path).split()]
+    with start_python(STEPWISE, tmp_path) as process:
+        statuses = [int(x) for x in process.stdout.read().split()]
     assert statuses == [signal.SIGKILL] * (len(statuses) - 1) + [0]
     assert len(statuses) > 8, "the hook must have seen the calls of a save"
     seen = []
@@ -377,21 +351,11 @@ def test_really_full_file_system(tmp_path):
     assert result.stdout.endswith("['000000000001', '000000000002'] 2\n")
 
 
-def test_directory_that_cannot_be_written_is_a_clear_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Could not write .*checkpoints.*Not a directory"):
-        Checkpoint(tmp_path / "file" / "checkpoints").save(1, arrays(), state())
-
-
 def test_compare_names_the_first_five_differences():
-    old = {
-        "same": np.zeros(3),
-        "shape": np.zeros((2, 4)),
-        "type": np.float32(0),
-        "extra": np.zeros(1),
-    }
+    old = {"same": np.zeros(3), "shape": np.zeros((2, 4)), "type": np.float32(0)}
+    old["extra"] = np.zeros(1)
     new = {"same": ((3,), float), "shape": ((2, 3), float), "type": ((), int), "missing": ((), int)}
-    assert compare(new, old | {"extra": np.zeros(1)}) == [
+    assert compare(new, old) == [
         "extra is unknown to this model",
         "missing is missing in the checkpoint",
         "shape is [2, 4] in the checkpoint, [2, 3] in this model",

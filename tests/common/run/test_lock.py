@@ -6,10 +6,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
+from unittest.mock import Mock
 
 import pytest
+from episode_rows import start_python
 
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.run import lock as lock_lib
@@ -28,8 +28,7 @@ time.sleep(60)
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of tmp_path and has a worker; (process, worker's id)."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with start_python(HOLDER, tmp_path) as process:
         worker = int(process.stdout.readline())
         yield process, worker
         process.kill()
@@ -89,14 +88,12 @@ def test_logdir_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_marker_decides_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
-    def flock(fd, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
+    no_locks = OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=no_locks))
     child = os.fork()
-    if child == 0:
-        lock = RunLock(tmp_path)
-        os.kill(os.getpid(), signal.SIGKILL if lock else signal.SIGTERM)
+    if not child:
+        RunLock(tmp_path)
+        os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert (tmp_path / lock_lib.MARKER).exists(), "the killed process had the lock"
     with RunLock(tmp_path), pytest.raises(UserError, match="in use.* delete .*run.lock.marker"):
