@@ -27,6 +27,7 @@ from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.run.signals import interrupt_on_any_signal
 from dreamerv2.common.run.when import Every, parse_every
 from dreamerv2.common.stdio import escape_unprintable, survive_closed_terminal
+from dreamerv2.evaluate import evaluate
 from dreamerv2.runner import Runner
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -135,8 +136,6 @@ def run(
         return None
     make_envs = make_envs or task_envs(config)
     if config.mode == "eval":
-        from dreamerv2.evaluate import evaluate  # imports pandas
-
         return evaluate(config, make_envs, make_agent)
     if not config.logdir:
         raise UserError("Where should the run go? Give a directory: --logdir ~/logdir/run1.")
