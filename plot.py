@@ -73,8 +73,10 @@ def make_plots(args: argparse.Namespace) -> None:
     figures.check_limits("--xlim", args.xlim)
     figures.check_limits("--ylim", args.ylim)
     data = load(args)
-    runs = stats.bin_runs(data.runs, args.bins)
-    curves = [*summarize(runs, args), *data.curves]
+    given = [item for item in data.items if isinstance(item, Curve)]
+    runs = find.distinct(item for item in data.items if isinstance(item, Run))
+    runs = stats.bin_runs(runs, args.bins)
+    curves = [*summarize(runs, args), *given]
     methods = find.order([curve.method for curve in curves], args.methods)
     colors = dict(zip(methods, figures.palette(args.palette, len(methods)), strict=True))
     args.outdir.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def make_plots(args: argparse.Namespace) -> None:
     write_results(args.outdir / "runs.json", runs)  # Beside curves.*: see find.is_plots.
     # References are returns, so they do not compare with losses.
     if data.yaxis.endswith("_return"):
-        compare(runs, data.curves, colors, args)
+        compare(runs, given, colors, args)
 
 
 # ---- Load
@@ -93,12 +95,8 @@ def load(args: argparse.Namespace) -> find.Loaded:
     indirs = dict(zip(args.indir, prefixes(args), strict=True))
     yaxes = [args.yaxis] if args.yaxis else ["eval_return", "train_return"]
     loaded = find.load(indirs, args.outdir, args.xaxis, yaxes)
-    runs = [run._replace(task=scores.canonical(run.task)) for run in loaded.runs]
-    chosen = find.select([*runs, *loaded.curves], args.tasks, args.methods)
-    loaded = loaded._replace(
-        runs=find.distinct([item for item in chosen if isinstance(item, Run)]),
-        curves=[item for item in chosen if isinstance(item, Curve)],
-    )
+    items = [item._replace(task=scores.canonical(item.task)) for item in loaded.items]
+    loaded = loaded._replace(items=find.select(items, args.tasks, args.methods))
     report(loaded)
     return loaded
 
@@ -117,13 +115,14 @@ def prefixes(args: argparse.Namespace) -> list[str]:
 
 def report(loaded: find.Loaded) -> None:
     """Print the runs that were read, and notes about skipped files."""
-    items = [*loaded.runs, *loaded.curves]
+    items = loaded.items
     print(f"Read {loaded.yaxis} of {len(items)} runs")
     for key in ("task", "method"):
         names = sorted({getattr(item, key) for item in items})
         print(f"  {key}s ({len(names)}): {', '.join(names)}")
     notes = [*loaded.notes]
-    if copies := sum("#" in run.seed for run in loaded.runs):
+    names = [item[:3] for item in items if isinstance(item, Run)]
+    if copies := len(names) - len({*names}):
         notes.append(f"{copies} runs share task, method and seed with another: counted as seeds")
     print("".join(f"  note: {note}\n" for note in notes), end="")
 
@@ -133,10 +132,8 @@ def report(loaded: find.Loaded) -> None:
 
 def summarize(runs: Sequence[Run], args: argparse.Namespace) -> list[Curve]:
     """Summarize the seeds of each task and method."""
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.task, run.method), []).append(run)
-    return [stats.summarize(group, args.agg, args.band) for group in groups.values()]
+    groups = [[run for run in runs if run[:2] == key] for key in dict.fromkeys(r[:2] for r in runs)]
+    return [stats.summarize(group, args.agg, args.band) for group in groups]
 
 
 def compare(

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,25 @@ class TensorBoardOutput(Output):
         self._logdir, self._start_step = Path(logdir), start_step
         self._path: Path | None = None
         self._reported = False
+        self._thread = ThreadPoolExecutor(1)  # A GIF of 3,000 frames takes a second to encode.
+        self._pending: list[Future] = []
 
     def write(self, step: int, entries: Sequence[Entry]) -> None:
-        """Append the entries of a step, in environment frames; the file is closed afterwards."""
+        """Append the entries of a step, in environment frames, soon after this returns."""
+        self._pending.append(self._thread.submit(self._write, step, entries))
+
+    def flush(self) -> None:
+        """Return when all entries are in the file."""
+        while self._pending:
+            self._pending.pop(0).result()
+
+    def close(self) -> None:
+        """Flush, and end the thread."""
+        with self._thread:
+            self.flush()
+
+    def _write(self, step: int, entries: Sequence[Entry]) -> None:
+        """Append the entries of a step; the file is closed afterwards."""
         summary = summary_pb2.Summary(value=[_value(*entry) for entry in entries])
         try:
             if self._path is None:

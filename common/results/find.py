@@ -26,8 +26,7 @@ Source = tuple[pathlib.Path, pathlib.Path]  # a file and the --indir below which
 class Loaded(NamedTuple):
     """Runs and curves, their metric `yaxis`, and `notes` about skipped files."""
 
-    runs: list[Run]
-    curves: list[Curve]
+    items: list[Run | Curve]
     yaxis: str
     notes: list[str]
 
@@ -52,9 +51,7 @@ def load(
         of_yaxis = problems.copy()
         items = _load(files, indirs, xaxis, yaxis, of_yaxis)
         if items:
-            runs = [item for item in items if isinstance(item, Run)]
-            curves = [item for item in items if isinstance(item, Curve)]
-            return Loaded(runs, curves, yaxis, _notes(of_yaxis))
+            return Loaded(items, yaxis, _notes(of_yaxis))
     nothing = _nothing_found([file for file, _ in files], indirs, xaxis, yaxes)
     raise UserError(nothing + "".join(f" Note: {note}." for note in _notes(problems)))
 
@@ -146,12 +143,8 @@ def _nothing_found(
     names = sorted(set().union(*(formats.metric_names(file) for file in metrics)))
     wanted = " or ".join(f"'{yaxis}'" for yaxis in yaxes)
     nothing = f"None of the {len(metrics)} {METRICS} found has numbers for {wanted} over '{xaxis}'"
-    present = [yaxis for yaxis in yaxes if yaxis in names]
-    if present and xaxis in names:
-        return (
-            f"{nothing}: the values of '{present[0]}' are not finite, or in no line with a finite "
-            f"'{xaxis}'."
-        )
+    if xaxis in names and not {*yaxes}.isdisjoint(names):
+        return f"{nothing}: its values are not finite, or '{xaxis}' is in none of its lines."
     hint = nearest(yaxes[0] if xaxis in names else xaxis, names)
     return f"{nothing}, only {', '.join(names) or 'nothing readable'}.{hint}"
 
@@ -161,20 +154,16 @@ def shown(name: str | pathlib.Path) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", str(name))
 
 
-def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Path]:
-    """List the files of results below `indir`, or `indir` itself if it is a file.
+def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the files of results below `indir`, or `indir` itself if it is a file.
 
     `exclude` is the folder of the plots, which is not read. Raises UserError if `indir` is missing.
     """
     if indir.is_file():
-        return [indir]
-    if not indir.is_dir():
+        yield indir
+    elif not indir.is_dir():
         raise UserError(f"There is no file or folder '{indir}' to read runs from.")
-    return list(_walk(indir, exclude.resolve()))
-
-
-def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
-    visited, roots = {exclude}, [indir]
+    visited, roots = {exclude.resolve()}, [indir]
     for root in roots:  # Links come last, since a folder is named by its own place if it has one.
         for folder, subfolders, files in os.walk(root):
             here = pathlib.Path(folder)
@@ -242,14 +231,13 @@ def ends_early(config: dict[str, str]) -> bool:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Rename the seeds of runs that share task, method and seed."""
-    seen: collections.Counter[tuple[str, ...]] = collections.Counter()
-    result = []
+    """Number the seeds of runs that share task, method and seed."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        seen[run[:3]] += 1
-        count = seen[run[:3]]
-        result.append(run if count == 1 else run._replace(seed=f"{run.seed}#{count}"))
-    return result
+        copies = groups.setdefault(run[:3], [])
+        seed = f"{run.seed}#{len(copies) + 1}" if copies else run.seed
+        copies.append(run._replace(seed=seed))
+    return [run for copies in groups.values() for run in copies]
 
 
 def select(items: Sequence[Any], tasks: Sequence[str], methods: Sequence[str]) -> list[Any]:
@@ -260,11 +248,11 @@ def select(items: Sequence[Any], tasks: Sequence[str], methods: Sequence[str]) -
     ranks = [(rank(item.task, tasks), rank(item.method, methods)) for item in items]
     chosen = [item for item, found in zip(items, ranks) if None not in found]
     if not chosen:
+        known = [sorted({item[column] for item in items}) for column in (0, 1)]
         raise UserError(
             f"None of the {len(items)} runs matches --tasks {' '.join(tasks)!r} and --methods "
-            f"{' '.join(methods)!r}; there are the tasks "
-            f"{', '.join(sorted({item.task for item in items}))} and the methods "
-            f"{', '.join(sorted({item.method for item in items}))}."
+            f"{' '.join(methods)!r}; there are the tasks {', '.join(known[0])} and the methods "
+            f"{', '.join(known[1])}."
         )
     return chosen
 

@@ -72,14 +72,10 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 def _finite(pairs: Iterable[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Split (x, y) pairs into two float64 arrays, without values that are no finite numbers."""
-    kept = [pair for pair in pairs if all(map(_is_finite, pair))]
+    top = sys.float_info.max  # JSON has larger integers, which float64 cannot hold.
+    kept = [p for p in pairs if all(isinstance(x, int | float) and abs(x) <= top for x in p)]
     xs, ys = np.array(kept, np.float64).reshape(-1, 2).T
     return xs, ys
-
-
-def _is_finite(value: Any) -> bool:
-    """Return whether float64 holds the value; also for integers of any size."""
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def metric_names(path: pathlib.Path) -> set[str]:

@@ -7,6 +7,7 @@ known deviations are described in scores/README.md.
 
 import csv
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -117,15 +118,12 @@ def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
         if task in load_scores() and np.isfinite(score):
             methods.setdefault(method, {}).setdefault(task, []).append(score)
             frames[method] = min(end, frames.get(method, np.inf))
-    return [Scores(m, *_matrix(methods[m]), float(frames[m])) for m in methods]
-
-
-def _matrix(groups: dict[str, list[float]]) -> tuple[list[str], np.ndarray]:
-    """Return the sorted tasks, and their scores [G, S] padded with NaN."""
-    values = np.full((len(groups), max(map(len, groups.values()))), np.nan)
-    for row, task in zip(values, sorted(groups), strict=True):
-        row[: len(groups[task])] = groups[task]
-    return sorted(groups), values
+    result = []
+    for method, games in methods.items():
+        tasks = sorted(games)
+        rows = itertools.zip_longest(*(games[task] for task in tasks), fillvalue=np.nan)
+        result.append(Scores(method, tasks, np.array([*rows]).T, float(frames[method])))
+    return result
 
 
 def bootstrap(scores: Scores, rng: np.random.Generator) -> np.ndarray:

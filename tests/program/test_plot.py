@@ -78,7 +78,7 @@ def test_several_folders_with_prefixes(logdir, tmp_path):
     flags = ["--indir", logdir, other, "--outdir", tmp_path / "out", "--tasks", "pong"]
     for prefix, methods in (([], "logs_a logs_b other_a"), (["x", "y"], "x_a x_b y_a")):
         loaded = plot.load(plot.parse_args([*map(str, flags), "--prefix", *prefix]))
-        assert {run.method for run in loaded.runs} == {*methods.split()}
+        assert {run.method for run in loaded.items} == {*methods.split()}
 
 
 def test_the_scores_folder_itself_can_be_drawn(tmp_path):

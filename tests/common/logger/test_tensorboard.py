@@ -62,6 +62,7 @@ def test_unwritable_directory_is_reported_once_and_written_when_it_is_back(tmp_p
     output = TensorBoardOutput(blocked)
     for step in range(3):
         output.write(step, scalars(a=step))
+    output.flush()
     assert capsys.readouterr().out.count("cannot write TensorBoard events") == 1
     blocked.unlink()
     output.write(3, scalars(a=3))
@@ -94,12 +95,14 @@ def file_size_limit():
 def test_full_disk_loses_only_the_entries_without_room(tmp_path, file_size_limit, capsys):
     output = TensorBoardOutput(tmp_path)
     output.write(0, scalars(a=0))
+    output.flush()
     (path,) = tmp_path.iterdir()
     size = path.stat().st_size
     file_size_limit(1000)
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 1), np.uint8)
     for step in (1, 2):
         output.write(step, scalars(a=step) + [Entry("video", "v", noise)])
+    output.flush()
     file_size_limit(10**9)
     assert path.stat().st_size == size, "half a record was left behind"
     output.write(3, scalars(a=3))
@@ -113,6 +116,7 @@ def test_completely_full_disk_collects_no_empty_files(tmp_path, file_size_limit)
     file_size_limit(0)
     for step in range(3):
         output.write(step, scalars(a=step))
+    output.flush()
     left = os.listdir(tmp_path)
     file_size_limit(10**9)
     output.close()
