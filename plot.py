@@ -44,9 +44,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="dreamerv2-plot", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     flag = parser.add_argument
-    path = pathlib.Path
-    flag("--indir", nargs="+", type=path, required=True, help="folders of runs, or result files")
-    flag("--outdir", type=path, required=True, help="folder to write to")
+    flag("--indir", nargs="+", type=pathlib.Path, required=True, help="folders of runs, or files")
+    flag("--outdir", type=pathlib.Path, required=True, help="folder to write to")
     flag("--prefix", nargs="*", help="put before the methods of each --indir (default: its name)")
     flag("--xaxis", default="step", help="metric along x (default: step, in environment frames)")
     flag("--yaxis", help="metric along y (default: eval_return, else train_return),\n"
@@ -76,14 +75,15 @@ def make_plots(args: argparse.Namespace) -> None:
     given = [item for item in data.items if isinstance(item, Curve)]
     runs = find.distinct(item for item in data.items if isinstance(item, Run))
     runs = stats.bin_runs(runs, args.bins)
-    curves = [*summarize(runs, args), *given]
+    names = dict.fromkeys(run[:2] for run in runs)
+    groups = [[run for run in runs if run[:2] == name] for name in names]
+    curves = [*(stats.summarize(group, args.agg, args.band) for group in groups), *given]
     methods = find.order([curve.method for curve in curves], args.methods)
     colors = dict(zip(methods, figures.palette(args.palette, len(methods)), strict=True))
     args.outdir.mkdir(parents=True, exist_ok=True)
     save(draw_curves(curves, colors, data.yaxis, args), args, "curves")
     write_results(args.outdir / "runs.json", runs)  # Beside curves.*: see find.is_plots.
-    # References are returns, so they do not compare with losses.
-    if data.yaxis.endswith("_return"):
+    if data.yaxis.endswith("_return"):  # The published scores are returns.
         compare(runs, given, colors, args)
 
 
@@ -128,12 +128,6 @@ def report(loaded: find.Loaded) -> None:
 
 
 # ---- Aggregate
-
-
-def summarize(runs: Sequence[Run], args: argparse.Namespace) -> list[Curve]:
-    """Summarize the seeds of each task and method."""
-    groups = [[run for run in runs if run[:2] == key] for key in dict.fromkeys(r[:2] for r in runs)]
-    return [stats.summarize(group, args.agg, args.band) for group in groups]
 
 
 def compare(
@@ -208,10 +202,7 @@ def set_limits(
 
 
 def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bool) -> None:
-    """Draw final scores as horizontal lines, and name those far outside the limits.
-
-    `fixed` keeps the limits.
-    """
+    """Draw final scores as lines; name those far outside the limits, or outside `fixed` ones."""
     left, right = ax.get_xlim()
     spans = [(line.get_label(), line.get_xdata()) for line in ax.lines]
     drawn = {label for label, xs in spans if min(xs) <= right and max(xs) >= left}
@@ -244,10 +235,7 @@ def baseline_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def draw_aggregate(
     metrics: pd.DataFrame, chances: pd.DataFrame, curves: pd.DataFrame, lines: dict[str, Any]
 ) -> Figure:
-    """Draw metrics, performance profiles and probabilities of improvement.
-
-    `lines` has the line style of every method, see figures.gray_line.
-    """
+    """Draw metrics, profiles and probabilities of improvement; `lines` has the methods' styles."""
     count = len(set(metrics["method"]))
     heights = [0.28 * count + 0.3, max(2.6, 0.25 * len(chances))]
     fig = Figure(figsize=(13.0, sum(heights) + 1.9))
@@ -281,7 +269,7 @@ def save(fig: Figure, args: argparse.Namespace, name: str) -> None:
     FigureCanvasAgg(fig)
     for kind in args.format:
         fig.savefig(args.outdir / f"{name}.{kind}", dpi=120)
-        print(f"  wrote {find.shown(args.outdir / name)}.{kind}")
+        print(f"  wrote {args.outdir / name}.{kind}")
 
 
 if __name__ == "__main__":

@@ -24,12 +24,8 @@ class TensorBoardOutput(Output):
     """Writes entries to an event file in ``logdir``.
 
     A directory that is full or cannot be written never stops training: the error is reported once,
-    the entries are lost, and every later write tries again with a new file.
-
-    Args:
-        logdir: folder of the event files; created on the first write.
-        start_step: frames at which the run (re)starts. TensorBoard then hides what an earlier
-            process logged beyond it. None hides nothing.
+    the entries are lost, and every later write tries again with a new file. TensorBoard hides
+    events that an earlier process logged beyond `start_step` (in frames; None hides nothing).
     """
 
     def __init__(self, logdir: str | os.PathLike, start_step: int | None = None):
@@ -54,7 +50,6 @@ class TensorBoardOutput(Output):
             self.flush()
 
     def _write(self, step: int, entries: Sequence[Entry]) -> None:
-        """Append the entries of a step; the file is closed afterwards."""
         summary = summary_pb2.Summary(value=[_value(*entry) for entry in entries])
         try:
             if self._path is None:
@@ -62,7 +57,8 @@ class TensorBoardOutput(Output):
             _append(self._path, event_pb2.Event(step=step, wall_time=time.time(), summary=summary))
         except OSError as error:
             self._path = None
-            self._report(error)
+            if not self._reported:
+                self._report(error)
 
     def _start_file(self) -> Path:
         self._logdir.mkdir(parents=True, exist_ok=True)
@@ -81,8 +77,6 @@ class TensorBoardOutput(Output):
         return self._logdir / name
 
     def _report(self, error: OSError) -> None:
-        if self._reported:
-            return
         self._reported = True
         with contextlib.suppress(OSError):  # Standard output may be on the same full disk.
             print(

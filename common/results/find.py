@@ -37,11 +37,7 @@ def load(
     xaxis: str = "step",
     yaxes: Sequence[str] = ("eval_return", "train_return"),
 ) -> Loaded:
-    """Read the first of the metrics `yaxes` that any run has.
-
-    `indirs` maps folders or files to a prefix for their methods ("" for none); see
-    find_sources for `exclude`. Raises UserError if nothing is found.
-    """
+    """Read the first of the metrics `yaxes` that any run has, see _load and find_sources."""
     problems: Problems = collections.defaultdict(list)
     found = [(file, indir) for indir in indirs for file in find_sources(indir, exclude)]
     found = _skip(found, problems)
@@ -57,7 +53,7 @@ def load(
 
 
 def _notes(problems: Problems) -> list[str]:
-    return [f"{len(p)} {text}, the first in {shown(p[0])}" for text, p in problems.items() if p]
+    return [f"{len(p)} {text}, the first in {p[0]}" for text, p in problems.items() if p]
 
 
 def _skip(found: list[Source], problems: Problems) -> list[Source]:
@@ -87,7 +83,7 @@ def _load(
     yaxis: str,
     problems: Problems,
 ) -> list[Run | Curve]:
-    """Read all files, with printable names of tasks and methods."""
+    """Read all files, with the prefixes of `indirs` before their methods."""
     metrics = read_many([file for file, _ in files if file.name == METRICS], xaxis, yaxis)
     items: list[Run | Curve] = []
     for file, indir in files:
@@ -105,7 +101,7 @@ def _load(
         for item in found or []:
             if len(item.xs):
                 method = "_".join(filter(None, (indirs[indir], item.method)))
-                items.append(item._replace(task=shown(item.task), method=shown(method)))
+                items.append(item._replace(method=method))
     return items
 
 
@@ -149,16 +145,8 @@ def _nothing_found(
     return f"{nothing}, only {', '.join(names) or 'nothing readable'}.{hint}"
 
 
-def shown(name: str | pathlib.Path) -> str:
-    """Return a name with a replacement character for each byte that is no UTF-8."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", str(name))
-
-
 def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the files of results below `indir`, or `indir` itself if it is a file.
-
-    `exclude` is the folder of the plots, which is not read. Raises UserError if `indir` is missing.
-    """
+    """Yield the files of results at or below `indir`, without those of the folder `exclude`."""
     if indir.is_file():
         yield indir
     elif not indir.is_dir():
@@ -181,24 +169,22 @@ def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib
 def identify(
     folder: pathlib.Path, indir: pathlib.Path, config: dict[str, str]
 ) -> tuple[str, str, str]:
-    """Name the task, method and seed of the run in `folder`, found under `indir`.
+    """Name task, method and seed of a run by its config.yaml, then by .../task/method/seed.
 
-    Its config.yaml (see read_names) comes first, then the folders .../task/method/seed. If the
-    config names another task, the method is the path below `indir` without the seed.
+    If the config names another task, the method is the path below `indir` without the seed.
     """
     indir = indir.parent if indir.is_file() else indir
     # The names as given, not the targets of links: they are the layout of the user.
     folder, indir = (pathlib.Path(os.path.abspath(path)) for path in (folder, indir))
     parts = ("", "", *folder.parts)[-3:]
     task = config.get("task", parts[0])
-    seed = config.get("seed", parts[2])
     if fold(task) == fold(parts[0]):
         method = parts[1]
     else:
         below = [name for name in folder.relative_to(indir).parts if not name.isdigit()]
         named = indir.parent if indir.name.isdigit() else indir
         method = "_".join(below) or named.name
-    return task, config.get("method", method), seed
+    return task, config.get("method", method), config.get("seed", parts[2])
 
 
 def fold(task: str) -> str:
@@ -207,15 +193,11 @@ def fold(task: str) -> str:
 
 
 def read_names(path: pathlib.Path) -> dict[str, str] | None:
-    """Read task, method, seed and limits of a run from its config.yaml.
-
-    Empty if there is none, None if it is unreadable. A regular expression, since parsing the YAML
-    of fifty runs would take longer than reading their metrics.
-    """
+    """Read names and limits of a run: empty without a config.yaml, None if it is unreadable."""
     if not path.is_file():
         return {}
     pattern = r"^(task|method|seed|time_limit|action_repeat):[ \t]*['\"]?([^'\"#\s]+)"
-    try:
+    try:  # Parsing the YAML of fifty runs would take longer than reading their metrics.
         return dict(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
     except (OSError, UnicodeDecodeError):
         return None
@@ -241,10 +223,7 @@ def distinct(runs: Iterable[Run]) -> list[Run]:
 
 
 def select(items: Sequence[Any], tasks: Sequence[str], methods: Sequence[str]) -> list[Any]:
-    """Return the runs or curves whose task and method match one of the regexes each.
-
-    Raises UserError if there are none.
-    """
+    """Return the runs or curves whose task and method match one of the regexes each."""
     ranks = [(rank(item.task, tasks), rank(item.method, methods)) for item in items]
     chosen = [item for item, found in zip(items, ranks) if None not in found]
     if not chosen:

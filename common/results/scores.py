@@ -86,10 +86,9 @@ def references(task: str) -> dict[str, float]:
 def check_baselines(names: Sequence[str]) -> None:
     """Raise UserError if a name of a baseline is unknown."""
     known = [*next(iter(load_scores().values()))]
-    for name in names:
-        if name not in known:
-            hint = nearest(name, known)
-            raise UserError(f"There is no baseline '{name}' among {', '.join(known)}.{hint}")
+    if unknown := [name for name in names if name not in known]:
+        hint = nearest(unknown[0], known)
+        raise UserError(f"There is no baseline '{unknown[0]}' among {', '.join(known)}.{hint}")
 
 
 def normalize(values: np.ndarray, tasks: Sequence[str], reference: str) -> np.ndarray:
@@ -106,10 +105,7 @@ def published(method: str) -> Scores:
 
 
 def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
-    """Return the Scores of each method: the last values of binned runs and of curves.
-
-    Tasks without a human score are left out, as are curves that end in NaN.
-    """
+    """Return each method's last values, without NaN and tasks that have no human score."""
     ends = [(r.method, r.task, r.ys[-1], r.xs[-1]) for r in runs]
     ends += [(c.method, c.task, c.mid[-1], c.xs[-1]) for c in curves]
     methods: dict[str, dict[str, list[float]]] = {}
