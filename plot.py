@@ -48,9 +48,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="dreamerv2-plot", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     flag = parser.add_argument
-    path = pathlib.Path
-    flag("--indir", nargs="+", type=path, required=True, help="folders of runs, or result files")
-    flag("--outdir", type=path, required=True, help="folder to write to")
+    flag("--indir", nargs="+", type=pathlib.Path, required=True, help="folders of runs, or files")
+    flag("--outdir", type=pathlib.Path, required=True, help="folder to write to")
     flag("--prefix", nargs="*", help="put before the methods of each --indir (default: its name)")
     flag("--xaxis", default="step", help="metric along x (default: step, in environment frames)")
     flag("--yaxis", help="metric along y (default: eval_return, else train_return),\n"
@@ -77,16 +76,19 @@ def make_plots(args: argparse.Namespace) -> None:
     figures.check_limits("--xlim", args.xlim)
     figures.check_limits("--ylim", args.ylim)
     data = load(args)
-    runs = stats.bin_runs(data.runs, args.bins)
-    curves = [*summarize(runs, args), *data.curves]
+    given = [item for item in data.items if isinstance(item, Curve)]
+    runs = find.distinct(item for item in data.items if isinstance(item, Run))
+    runs = stats.bin_runs(runs, args.bins)
+    names = dict.fromkeys(run[:2] for run in runs)
+    groups = [[run for run in runs if run[:2] == name] for name in names]
+    curves = [*(stats.summarize(group, args.agg, args.band) for group in groups), *given]
     methods = find.order([curve.method for curve in curves], args.methods)
     colors = dict(zip(methods, figures.palette(args.palette, len(methods)), strict=True))
     args.outdir.mkdir(parents=True, exist_ok=True)
     save(draw_curves(curves, colors, data.yaxis, args), args, "curves")
     write_results(args.outdir / "runs.json", runs)  # Beside curves.*: see find.is_plots.
-    # References are returns, so they do not compare with losses.
-    if data.yaxis.endswith("_return"):
-        compare(runs, data.curves, colors, args)
+    if data.yaxis.endswith("_return"):  # The published scores are returns.
+        compare(runs, given, colors, args)
 
 
 # ---- Load
@@ -97,12 +99,8 @@ def load(args: argparse.Namespace) -> find.Loaded:
     indirs = dict(zip(args.indir, prefixes(args), strict=True))
     yaxes = [args.yaxis] if args.yaxis else ["eval_return", "train_return"]
     loaded = find.load(indirs, args.outdir, args.xaxis, yaxes)
-    runs = [run._replace(task=scores.canonical(run.task)) for run in loaded.runs]
-    chosen = find.select([*runs, *loaded.curves], args.tasks, args.methods)
-    loaded = loaded._replace(
-        runs=find.distinct([item for item in chosen if isinstance(item, Run)]),
-        curves=[item for item in chosen if isinstance(item, Curve)],
-    )
+    items = [item._replace(task=scores.canonical(item.task)) for item in loaded.items]
+    loaded = loaded._replace(items=find.select(items, args.tasks, args.methods))
     report(loaded)
     return loaded
 
@@ -121,26 +119,19 @@ def prefixes(args: argparse.Namespace) -> list[str]:
 
 def report(loaded: find.Loaded) -> None:
     """Print the runs that were read, and notes about skipped files."""
-    items = [*loaded.runs, *loaded.curves]
+    items = loaded.items
     print(f"Read {loaded.yaxis} of {len(items)} runs")
     for key in ("task", "method"):
         names = sorted({getattr(item, key) for item in items})
         print(f"  {key}s ({len(names)}): {', '.join(names)}")
     notes = [*loaded.notes]
-    if copies := sum("#" in run.seed for run in loaded.runs):
+    names = [item[:3] for item in items if isinstance(item, Run)]
+    if copies := len(names) - len({*names}):
         notes.append(f"{copies} runs share task, method and seed with another: counted as seeds")
     print("".join(f"  note: {note}\n" for note in notes), end="")
 
 
 # ---- Aggregate
-
-
-def summarize(runs: Sequence[Run], args: argparse.Namespace) -> list[Curve]:
-    """Summarize the seeds of each task and method."""
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.task, run.method), []).append(run)
-    return [stats.summarize(group, args.agg, args.band) for group in groups.values()]
 
 
 def compare(
@@ -215,10 +206,7 @@ def set_limits(
 
 
 def draw_lines(ax: Axes, task: str, styles: dict[str, dict[str, Any]], fixed: bool) -> None:
-    """Draw final scores as horizontal lines, and name those far outside the limits.
-
-    `fixed` keeps the limits.
-    """
+    """Draw final scores as lines; name those far outside the limits, or outside `fixed` ones."""
     left, right = ax.get_xlim()
     spans = [(line.get_label(), line.get_xdata()) for line in ax.lines]
     drawn = {label for label, xs in spans if min(xs) <= right and max(xs) >= left}
@@ -251,10 +239,7 @@ def baseline_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def draw_aggregate(
     metrics: pd.DataFrame, chances: pd.DataFrame, curves: pd.DataFrame, lines: dict[str, Any]
 ) -> Figure:
-    """Draw metrics, performance profiles and probabilities of improvement.
-
-    `lines` has the line style of every method, see figures.gray_line.
-    """
+    """Draw metrics, profiles and probabilities of improvement; `lines` has the methods' styles."""
     count = len(set(metrics["method"]))
     heights = [0.28 * count + 0.3, max(2.6, 0.25 * len(chances))]
     fig = Figure(figsize=(13.0, sum(heights) + 1.9))
@@ -288,7 +273,7 @@ def save(fig: Figure, args: argparse.Namespace, name: str) -> None:
     FigureCanvasAgg(fig)
     for kind in args.format:
         fig.savefig(args.outdir / f"{name}.{kind}", dpi=120)
-        print(f"  wrote {find.shown(args.outdir / name)}.{kind}")
+        print(f"  wrote {args.outdir / name}.{kind}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from dreamerv2.common.logger.logger import Logger
 from dreamerv2.common.run.when import Counter, Every
 
-# Limits of one video, in frames and in bytes; encoding takes a second per thousand frames.
+# Limits of one video, in frames and in bytes.
 MAX_FRAMES, MAX_BYTES = 3000, 256e6
 ALWAYS = ("total_steps", "total_episodes", "loaded_steps", "loaded_episodes")  # even if zero
 
@@ -20,25 +20,17 @@ def counts(stats: Mapping[str, int]) -> dict[str, int]:
 
 
 class EpisodeLog:
-    """Logs each finished episode: return, length, chosen entries and videos.
+    """Logs each finished episode: return, length, chosen entries and videos of environment 0.
 
-    A driver calls it with every row (`on_step`). An episode is kept as running sums and as the
-    frames of one video of bounded length, so that memory does not grow with the episode. The
-    videos show environment 0.
+    A driver calls it with every row (`on_step`). The last return is in `latest`.
 
     Args:
         mode: train or eval, the prefix of the metrics.
-        logger: receives the metrics.
-        step: agent steps.
         video_every: agent steps between videos; 0 for none.
         keys: "sum", "mean" and "max" -> regular expression of the observation keys logged that way;
             "video" -> list of the image keys to film. ["image"] stands for all images if none has
             that name.
         more: returns further numbers to log with an episode.
-
-    Attributes:
-        latest: the last return, by the name of its metric.
-        should_video: the schedule of the videos.
     """
 
     def __init__(

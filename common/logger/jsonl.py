@@ -23,15 +23,9 @@ class JSONLOutput(Output):
     when ``write`` returns. NaN and infinity are written as null, which pandas reads as NaN.
 
     The constructor repairs the file: it drops lines that are no JSON object with a step (a process
-    was killed, a disk was full), and values at steps that do not increase.
-
-    Args:
-        logdir: folder of the file; created if missing.
-        start_step: environment frames of the checkpoint the run continues from (0 for none);
-            later lines are cut, because the run will write them again. None keeps them.
-
-    Raises:
-        UserError: the file cannot be read or written, now or in a later call.
+    was killed, a disk was full), and values at steps that do not increase. Lines after
+    `start_step` (frames of the checkpoint that the run continues from) are cut, because the run
+    will write them again; None keeps them.
     """
 
     def __init__(self, logdir: str | os.PathLike, start_step: int | None = None):

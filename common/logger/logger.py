@@ -36,12 +36,9 @@ class Output(Protocol):
 
 
 class Logger:
-    """Collects metrics by name and writes them with their step.
+    """Collects metrics by name and writes them with their step in environment frames.
 
-    Args:
-        counter: agent steps; read at every write.
-        outputs: destinations.
-        multiplier: environment frames per agent step (action_repeat). Written steps are frames.
+    `counter` counts agent steps, each of `multiplier` frames (action_repeat).
     """
 
     def __init__(self, counter: Counter, outputs: Sequence[Output], multiplier: int = 1):
@@ -69,10 +66,7 @@ class Logger:
         self._entries.append(Entry("text", name, str(value)))
 
     def add(self, mapping: Mapping[str, Any], prefix: str | None = None) -> None:
-        """Collect every number and every video of a mapping, as ``{prefix}_{name}``.
-
-        Raises ValueError for values of another number of dimensions.
-        """
+        """Collect every number and every video of a mapping, as ``{prefix}_{name}``."""
         for name, value in mapping.items():
             collect = self.video if np.ndim(value) else self.scalar
             collect(f"{prefix}_{name}" if prefix else name, value)
@@ -80,12 +74,12 @@ class Logger:
     def write(self, fps: bool = False) -> None:
         """Send all collected entries to every output.
 
-        Args:
-            fps: also log environment frames per second since the last write with fps (or since
-                the logger was made).
+        `fps` adds environment frames per second since the last write with it.
         """
         if fps:
-            self.scalar("fps", self._measure_fps())
+            (step, then), self._fps_start = self._fps_start, (self.step, time.monotonic())
+            seconds = max(self._fps_start[1] - then, 1e-9)
+            self.scalar("fps", (self.step - step) / seconds)
         entries, self._entries = self._entries, []
         if entries:
             for output in self._outputs:
@@ -103,16 +97,9 @@ class Logger:
                 stack.callback(output.close)
             self.write()
 
-    def _measure_fps(self) -> float:
-        (step, then), self._fps_start = self._fps_start, (self.step, time.monotonic())
-        return (self._fps_start[0] - step) / max(self._fps_start[1] - then, 1e-9)
-
 
 def _number(name: str, value: Any) -> int | float:
-    """Return the Python number with the shortest text that restores ``value``.
-
-    So 0.1 in float32 becomes 0.1, not 0.10000000149011612.
-    """
+    """Return the shortest Python number: 0.1 for a float32, not 0.10000000149011612."""
     value = np.asarray(value)
     if value.ndim:
         raise ValueError(f"'{name}' must be a scalar, not of shape {list(value.shape)}.")

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,32 @@ class TensorBoardOutput(Output):
     """Writes entries to an event file in ``logdir``.
 
     A directory that is full or cannot be written never stops training: the error is reported once,
-    the entries are lost, and every later write tries again with a new file.
-
-    Args:
-        logdir: folder of the event files; created on the first write.
-        start_step: frames at which the run (re)starts. TensorBoard then hides what an earlier
-            process logged beyond it. None hides nothing.
+    the entries are lost, and every later write tries again with a new file. TensorBoard hides
+    events that an earlier process logged beyond `start_step` (in frames; None hides nothing).
     """
 
     def __init__(self, logdir: str | os.PathLike, start_step: int | None = None):
         self._logdir, self._start_step = Path(logdir), start_step
         self._path: Path | None = None
         self._reported = False
+        self._thread = ThreadPoolExecutor(1)  # A GIF of 3,000 frames takes a second to encode.
+        self._pending: list[Future] = []
 
     def write(self, step: int, entries: Sequence[Entry]) -> None:
-        """Append the entries of a step, in environment frames; the file is closed afterwards."""
+        """Append the entries of a step, in environment frames, soon after this returns."""
+        self._pending.append(self._thread.submit(self._write, step, entries))
+
+    def flush(self) -> None:
+        """Return when all entries are in the file."""
+        while self._pending:
+            self._pending.pop(0).result()
+
+    def close(self) -> None:
+        """Flush, and end the thread."""
+        with self._thread:
+            self.flush()
+
+    def _write(self, step: int, entries: Sequence[Entry]) -> None:
         summary = summary_pb2.Summary(value=[_value(*entry) for entry in entries])
         try:
             if self._path is None:
@@ -45,7 +57,8 @@ class TensorBoardOutput(Output):
             _append(self._path, event_pb2.Event(step=step, wall_time=time.time(), summary=summary))
         except OSError as error:
             self._path = None
-            self._report(error)
+            if not self._reported:
+                self._report(error)
 
     def _start_file(self) -> Path:
         self._logdir.mkdir(parents=True, exist_ok=True)
@@ -64,8 +77,6 @@ class TensorBoardOutput(Output):
         return self._logdir / name
 
     def _report(self, error: OSError) -> None:
-        if self._reported:
-            return
         self._reported = True
         with contextlib.suppress(OSError):  # Standard output may be on the same full disk.
             print(

@@ -44,14 +44,8 @@ def _readable(value: int | float) -> str:
 class Progress:
     """Shows the progress of a phase of the run: rate, time left and the last return.
 
-    Use as a context manager. If standard error is no terminal, it prints one line at the beginning
-    of the phase and one at its end.
-
-    Args:
-        label: name of the phase, such as "Prefill".
-        total: units at the end.
-        unit: name of the units, in the plural.
-        done: units already done.
+    A context manager. If standard error is no terminal, it prints a line at the beginning of the
+    phase and one at its end. `done` of `total` units are done before it begins.
     """
 
     def __init__(self, label: str, total: int, unit: str = "frames", done: int = 0):
@@ -95,14 +89,7 @@ class Progress:
 
 
 class EpisodeProgress(Progress):
-    """Shows the progress of an evaluation: finished episodes and steps.
-
-    A driver calls it with every row (`on_step`). An episode of LONG_EPISODE steps is reported once.
-
-    Args:
-        label: name of the phase.
-        total: episodes to play.
-    """
+    """Shows the progress of an evaluation; a driver calls it with every row (`on_step`)."""
 
     def __init__(self, label: str, total: int):
         super().__init__(label, total, "episodes")

@@ -16,10 +16,9 @@ def crafter_score(success_rates: np.ndarray) -> np.ndarray:
 
 
 def read_scores(metrics: pathlib.Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Read the score of all training episodes so far at the end of every episode [E].
+    """Read steps [E], the score of all episodes so far [E], and the number of damaged lines.
 
-    The source is crafter_train/stats.jsonl beside the metrics: length and counts of achievements.
-    Returns steps, scores and the number of damaged lines; nothing for a run of another task.
+    The source is crafter_train/stats.jsonl beside the metrics; a run of another task has none.
     """
     path = metrics.parent / "crafter_train" / "stats.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []

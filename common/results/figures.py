@@ -43,10 +43,7 @@ def palette(names: Sequence[str], count: int) -> list[Any]:
 def panels(
     count: int, labels: Sequence[str], xlabel: str, ylabel: str
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `count` panels with room for a legend of `labels` below.
-
-    Margins are set in inches, because matplotlib's layout engines take seconds for 55 panels.
-    """
+    """Return a figure of `count` panels with room for a legend of `labels` below."""
     width, height = (6.0, 3.8) if count == 1 else (3.2, 2.4) if count <= 6 else (2.3, 1.8)
     cols = count if count <= 3 else int(np.ceil(np.sqrt(1.1 * count)))
     rows = int(np.ceil(count / cols))
@@ -54,7 +51,7 @@ def panels(
     keys = 0.1 + 0.2 * np.ceil(len(labels) / legend_columns(full, labels))
     total = rows * height + keys + 0.5
     fig = Figure(figsize=(full, total))
-    gap = 0.6
+    gap = 0.6  # inches; matplotlib's layout engines take seconds for 55 panels
     fig.subplots_adjust(
         left=0.85 / full,
         right=1 - 0.25 / full,

@@ -26,8 +26,7 @@ Source = tuple[pathlib.Path, pathlib.Path]  # a file and the --indir below which
 class Loaded(NamedTuple):
     """Runs and curves, their metric `yaxis`, and `notes` about skipped files."""
 
-    runs: list[Run]
-    curves: list[Curve]
+    items: list[Run | Curve]
     yaxis: str
     notes: list[str]
 
@@ -38,11 +37,7 @@ def load(
     xaxis: str = "step",
     yaxes: Sequence[str] = ("eval_return", "train_return"),
 ) -> Loaded:
-    """Read the first of the metrics `yaxes` that any run has.
-
-    `indirs` maps folders or files to a prefix for their methods ("" for none); see
-    find_sources for `exclude`. Raises UserError if nothing is found.
-    """
+    """Read the first of the metrics `yaxes` that any run has, see _load and find_sources."""
     problems: Problems = collections.defaultdict(list)
     found = [(file, indir) for indir in indirs for file in find_sources(indir, exclude)]
     found = _skip(found, problems)
@@ -52,15 +47,13 @@ def load(
         of_yaxis = problems.copy()
         items = _load(files, indirs, xaxis, yaxis, of_yaxis)
         if items:
-            runs = [item for item in items if isinstance(item, Run)]
-            curves = [item for item in items if isinstance(item, Curve)]
-            return Loaded(runs, curves, yaxis, _notes(of_yaxis))
+            return Loaded(items, yaxis, _notes(of_yaxis))
     nothing = _nothing_found([file for file, _ in files], indirs, xaxis, yaxes)
     raise UserError(nothing + "".join(f" Note: {note}." for note in _notes(problems)))
 
 
 def _notes(problems: Problems) -> list[str]:
-    return [f"{len(p)} {text}, the first in {shown(p[0])}" for text, p in problems.items() if p]
+    return [f"{len(p)} {text}, the first in {p[0]}" for text, p in problems.items() if p]
 
 
 def _skip(found: list[Source], problems: Problems) -> list[Source]:
@@ -90,7 +83,7 @@ def _load(
     yaxis: str,
     problems: Problems,
 ) -> list[Run | Curve]:
-    """Read all files, with printable names of tasks and methods."""
+    """Read all files, with the prefixes of `indirs` before their methods."""
     metrics = read_many([file for file, _ in files if file.name == METRICS], xaxis, yaxis)
     items: list[Run | Curve] = []
     for file, indir in files:
@@ -108,7 +101,7 @@ def _load(
         for item in found or []:
             if len(item.xs):
                 method = "_".join(filter(None, (indirs[indir], item.method)))
-                items.append(item._replace(task=shown(item.task), method=shown(method)))
+                items.append(item._replace(method=method))
     return items
 
 
@@ -146,35 +139,19 @@ def _nothing_found(
     names = sorted(set().union(*(formats.metric_names(file) for file in metrics)))
     wanted = " or ".join(f"'{yaxis}'" for yaxis in yaxes)
     nothing = f"None of the {len(metrics)} {METRICS} found has numbers for {wanted} over '{xaxis}'"
-    present = [yaxis for yaxis in yaxes if yaxis in names]
-    if present and xaxis in names:
-        return (
-            f"{nothing}: the values of '{present[0]}' are not finite, or in no line with a finite "
-            f"'{xaxis}'."
-        )
+    if xaxis in names and not {*yaxes}.isdisjoint(names):
+        return f"{nothing}: its values are not finite, or '{xaxis}' is in none of its lines."
     hint = nearest(yaxes[0] if xaxis in names else xaxis, names)
     return f"{nothing}, only {', '.join(names) or 'nothing readable'}.{hint}"
 
 
-def shown(name: str | pathlib.Path) -> str:
-    """Return a name with a replacement character for each byte that is no UTF-8."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", str(name))
-
-
-def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> list[pathlib.Path]:
-    """List the files of results below `indir`, or `indir` itself if it is a file.
-
-    `exclude` is the folder of the plots, which is not read. Raises UserError if `indir` is missing.
-    """
+def find_sources(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the files of results at or below `indir`, without those of the folder `exclude`."""
     if indir.is_file():
-        return [indir]
-    if not indir.is_dir():
+        yield indir
+    elif not indir.is_dir():
         raise UserError(f"There is no file or folder '{indir}' to read runs from.")
-    return list(_walk(indir, exclude.resolve()))
-
-
-def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
-    visited, roots = {exclude}, [indir]
+    visited, roots = {exclude.resolve()}, [indir]
     for root in roots:  # Links come last, since a folder is named by its own place if it has one.
         for folder, subfolders, files in os.walk(root):
             here = pathlib.Path(folder)
@@ -192,24 +169,22 @@ def _walk(indir: pathlib.Path, exclude: pathlib.Path) -> Iterator[pathlib.Path]:
 def identify(
     folder: pathlib.Path, indir: pathlib.Path, config: dict[str, str]
 ) -> tuple[str, str, str]:
-    """Name the task, method and seed of the run in `folder`, found under `indir`.
+    """Name task, method and seed of a run by its config.yaml, then by .../task/method/seed.
 
-    Its config.yaml (see read_names) comes first, then the folders .../task/method/seed. If the
-    config names another task, the method is the path below `indir` without the seed.
+    If the config names another task, the method is the path below `indir` without the seed.
     """
     indir = indir.parent if indir.is_file() else indir
     # The names as given, not the targets of links: they are the layout of the user.
     folder, indir = (pathlib.Path(os.path.abspath(path)) for path in (folder, indir))
     parts = ("", "", *folder.parts)[-3:]
     task = config.get("task", parts[0])
-    seed = config.get("seed", parts[2])
     if fold(task) == fold(parts[0]):
         method = parts[1]
     else:
         below = [name for name in folder.relative_to(indir).parts if not name.isdigit()]
         named = indir.parent if indir.name.isdigit() else indir
         method = "_".join(below) or named.name
-    return task, config.get("method", method), seed
+    return task, config.get("method", method), config.get("seed", parts[2])
 
 
 def fold(task: str) -> str:
@@ -218,15 +193,11 @@ def fold(task: str) -> str:
 
 
 def read_names(path: pathlib.Path) -> dict[str, str] | None:
-    """Read task, method, seed and limits of a run from its config.yaml.
-
-    Empty if there is none, None if it is unreadable. A regular expression, since parsing the YAML
-    of fifty runs would take longer than reading their metrics.
-    """
+    """Read names and limits of a run: empty without a config.yaml, None if it is unreadable."""
     if not path.is_file():
         return {}
     pattern = r"^(task|method|seed|time_limit|action_repeat):[ \t]*['\"]?([^'\"#\s]+)"
-    try:
+    try:  # Parsing the YAML of fifty runs would take longer than reading their metrics.
         return dict(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
     except (OSError, UnicodeDecodeError):
         return None
@@ -242,29 +213,25 @@ def ends_early(config: dict[str, str]) -> bool:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Rename the seeds of runs that share task, method and seed."""
-    seen: collections.Counter[tuple[str, ...]] = collections.Counter()
-    result = []
+    """Number the seeds of runs that share task, method and seed."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        seen[run[:3]] += 1
-        count = seen[run[:3]]
-        result.append(run if count == 1 else run._replace(seed=f"{run.seed}#{count}"))
-    return result
+        copies = groups.setdefault(run[:3], [])
+        seed = f"{run.seed}#{len(copies) + 1}" if copies else run.seed
+        copies.append(run._replace(seed=seed))
+    return [run for copies in groups.values() for run in copies]
 
 
 def select(items: Sequence[Any], tasks: Sequence[str], methods: Sequence[str]) -> list[Any]:
-    """Return the runs or curves whose task and method match one of the regexes each.
-
-    Raises UserError if there are none.
-    """
+    """Return the runs or curves whose task and method match one of the regexes each."""
     ranks = [(rank(item.task, tasks), rank(item.method, methods)) for item in items]
     chosen = [item for item, found in zip(items, ranks) if None not in found]
     if not chosen:
+        known = [sorted({item[column] for item in items}) for column in (0, 1)]
         raise UserError(
             f"None of the {len(items)} runs matches --tasks {' '.join(tasks)!r} and --methods "
-            f"{' '.join(methods)!r}; there are the tasks "
-            f"{', '.join(sorted({item.task for item in items}))} and the methods "
-            f"{', '.join(sorted({item.method for item in items}))}."
+            f"{' '.join(methods)!r}; there are the tasks {', '.join(known[0])} and the methods "
+            f"{', '.join(known[1])}."
         )
     return chosen
 

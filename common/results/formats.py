@@ -8,8 +8,8 @@ metrics.jsonl   one JSON object a line, each metric in some of the lines
 import csv
 import itertools
 import json
+import math
 import pathlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,11 +43,7 @@ class Curve(NamedTuple):
 
 
 def read_metrics(path: pathlib.Path, xaxis: str, yaxis: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Read two metrics from a metrics.jsonl of any size.
-
-    Returns xs [N], ys [N] from the lines with both as finite numbers, and the number of damaged
-    lines (a crash cuts the last line, a full disk a line in the middle).
-    """
+    """Read finite xs [N] and ys [N] from a metrics.jsonl, and count its damaged lines."""
     marker = json.dumps(yaxis).encode()
     pairs, damaged = [], 0
     with path.open("rb") as file:
@@ -72,14 +68,9 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 def _finite(pairs: Iterable[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Split (x, y) pairs into two float64 arrays, without values that are no finite numbers."""
-    kept = [pair for pair in pairs if all(map(_is_finite, pair))]
+    kept = [p for p in pairs if all(isinstance(x, int | float) and math.isfinite(x) for x in p)]
     xs, ys = np.array(kept, np.float64).reshape(-1, 2).T
     return xs, ys
-
-
-def _is_finite(value: Any) -> bool:
-    """Return whether float64 holds the value; also for integers of any size."""
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def metric_names(path: pathlib.Path) -> set[str]:

@@ -7,6 +7,7 @@ known deviations are described in scores/README.md.
 
 import csv
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -85,10 +86,9 @@ def references(task: str) -> dict[str, float]:
 def check_baselines(names: Sequence[str]) -> None:
     """Raise UserError if a name of a baseline is unknown."""
     known = [*next(iter(load_scores().values()))]
-    for name in names:
-        if name not in known:
-            hint = nearest(name, known)
-            raise UserError(f"There is no baseline '{name}' among {', '.join(known)}.{hint}")
+    if unknown := [name for name in names if name not in known]:
+        hint = nearest(unknown[0], known)
+        raise UserError(f"There is no baseline '{unknown[0]}' among {', '.join(known)}.{hint}")
 
 
 def normalize(values: np.ndarray, tasks: Sequence[str], reference: str) -> np.ndarray:
@@ -105,10 +105,7 @@ def published(method: str) -> Scores:
 
 
 def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
-    """Return the Scores of each method: the last values of binned runs and of curves.
-
-    Tasks without a human score are left out, as are curves that end in NaN.
-    """
+    """Return each method's last values, without NaN and tasks that have no human score."""
     ends = [(r.method, r.task, r.ys[-1], r.xs[-1]) for r in runs]
     ends += [(c.method, c.task, c.mid[-1], c.xs[-1]) for c in curves]
     methods: dict[str, dict[str, list[float]]] = {}
@@ -117,15 +114,12 @@ def collect(runs: Sequence[Run], curves: Sequence[Curve] = ()) -> list[Scores]:
         if task in load_scores() and np.isfinite(score):
             methods.setdefault(method, {}).setdefault(task, []).append(score)
             frames[method] = min(end, frames.get(method, np.inf))
-    return [Scores(m, *_matrix(methods[m]), float(frames[m])) for m in methods]
-
-
-def _matrix(groups: dict[str, list[float]]) -> tuple[list[str], np.ndarray]:
-    """Return the sorted tasks, and their scores [G, S] padded with NaN."""
-    values = np.full((len(groups), max(map(len, groups.values()))), np.nan)
-    for row, task in zip(values, sorted(groups), strict=True):
-        row[: len(groups[task])] = groups[task]
-    return sorted(groups), values
+    result = []
+    for method, games in methods.items():
+        tasks = sorted(games)
+        rows = itertools.zip_longest(*(games[task] for task in tasks), fillvalue=np.nan)
+        result.append(Scores(method, tasks, np.array([*rows]).T, float(frames[method])))
+    return result
 
 
 def bootstrap(scores: Scores, rng: np.random.Generator) -> np.ndarray:

@@ -22,9 +22,8 @@ RATIOS = np.array([1, 2, 5, 10])
 def center(values: np.ndarray, kind: str, axis: int = -1) -> np.ndarray:
     """Reduce an axis to its mean, median or interquartile mean, leaving NaN out.
 
-    All three are means of the sorted values without the k lowest and the k highest of n:
-    k = 0 for the mean, (n - 1) // 2 for the median, n // 4 for the IQM (AG section 4.3, there
-    as a 25% trimmed mean). Returns NaN where every value is NaN.
+    All are means of the sorted values without the k lowest and highest of n: k = 0 for the mean,
+    (n - 1) // 2 for the median, n // 4 for the IQM (AG section 4.3). NaN if every value is NaN.
     """
     ranked = np.sort(np.moveaxis(values, axis, -1), -1)  # NaN sorts last.
     count = np.isfinite(ranked).sum(-1, keepdims=True)
@@ -38,10 +37,7 @@ def center(values: np.ndarray, kind: str, axis: int = -1) -> np.ndarray:
 
 
 def resample(scores: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw stratified bootstrap replicates: each task's seeds with replacement.
-
-    scores [G, S] -> [replicates, G, S]; a task keeps its number of seeds. AG section 4.1.
-    """
+    """Draw each task's seeds with replacement: [G, S] -> [replicates, G, S] (AG section 4.1)."""
     ranked = np.sort(scores, -1)  # The order of seeds is of no account; NaN must come last.
     count = np.isfinite(ranked).sum(-1, keepdims=True)  # [G, 1]
     pick = (rng.random((replicates, *scores.shape)) * count).astype(int)
@@ -72,10 +68,7 @@ def bin_run(run: Run, size: float) -> Run:
 
 
 def bin_runs(runs: Sequence[Run], size: float | None) -> list[Run]:
-    """Bin every run; without a size each task gets about 30 bins of a round size.
-
-    Raises UserError if the size is no positive number, or so small that bins could not be counted.
-    """
+    """Bin every run; without a size each task gets about 30 bins of a round size."""
     top = max((float(np.abs(run.xs).max()) for run in runs), default=0.0)
     # Beyond 2**53 float64 does not tell one bin from the next.
     if size is not None and not (0 < size < np.inf and top <= size * 2.0**53):
@@ -93,8 +86,7 @@ def summarize(runs: Sequence[Run], kind: str, band: str, replicates: int = 1000)
     """Summarize the binned runs of one task and method over their seeds.
 
     Between two of its bins a run is interpolated; before its first and after its last it does
-    not count, so a seed that died early stops having a say instead of being extrapolated.
-    The bootstrap's strata are the tasks, and a curve has one task: it draws whole runs anew.
+    not count. The bootstrap draws whole runs anew.
     """
     xs = np.unique(np.concatenate([run.xs for run in runs]))
     ys = np.stack([np.interp(xs, r.xs, r.ys, left=np.nan, right=np.nan) for r in runs])

@@ -13,10 +13,7 @@ FPS = 20  # Default playback speed, frames per second.
 
 
 def to_uint8(frames: np.ndarray) -> np.ndarray:
-    """Return images as uint8; floats are in [0, 1], clipped, and NaN becomes black.
-
-    So the predictions of a diverging model are still displayed.
-    """
+    """Return images as uint8; floats are in [0, 1], clipped, and NaN becomes black."""
     frames = np.asarray(frames)
     if frames.dtype == np.uint8:
         return frames
@@ -27,10 +24,7 @@ def to_uint8(frames: np.ndarray) -> np.ndarray:
 
 
 def displayable(frames: np.ndarray) -> np.ndarray:
-    """Return the first 3 channels of images [..., C], or the first 1 if C < 3.
-
-    Further channels are transparency or stacked frames.
-    """
+    """Return the first 3 channels of images [..., C] (others are alpha or old frames), or 1."""
     return frames[..., : 3 if frames.shape[-1] >= 3 else 1]
 
 
@@ -41,9 +35,6 @@ def encode_gif(frames: np.ndarray, fps: float = FPS) -> bytes:
         frames: [T, H, W, C] uint8, or float in [0, 1]; C is 1 (exact) or 3 (256 colors).
         fps: frames per second, at most 50: a GIF counts in hundredths of a second, and browsers
             slow down frames shorter than two of them.
-
-    Raises:
-        ValueError: the frames have another shape.
     """
     frames = to_uint8(frames)
     if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
@@ -71,8 +62,8 @@ def _image(frame: np.ndarray) -> Image.Image:
 def _quantized(frames: np.ndarray) -> list[Image.Image]:
     """Reduce a video [T, H, W, 3] to 256 colors.
 
-    A palette per frame would take 75 ms for 192 x 384 pixels instead of 4, and flicker. The colors
-    are those of whole frames, evenly spaced, because sampled pixels would miss small objects.
+    One palette is fast and does not flicker. Its colors are those of whole frames, evenly spaced,
+    because sampled pixels would miss small objects.
     """
     sample = frames[:: -(-frames.size // (3 * 2**18))]
     palette = _image(sample.reshape(-1, *sample.shape[2:])).quantize(256)

@@ -24,10 +24,7 @@ def rgb(frames: np.ndarray) -> np.ndarray:
 
 
 def picture(rendered: Any) -> np.ndarray:
-    """Return an image that an environment rendered as uint8 [H, W, 3].
-
-    It may be gray [H, W], and floats in [0, 1] or [0, 255]. Raises ValueError for other values.
-    """
+    """Return a rendered image, also gray or float in [0, 1] or [0, 255], as uint8 [H, W, 3]."""
     image = np.asarray(rendered)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.dtype.kind not in "uif" or 0 in image.shape:
@@ -53,12 +50,7 @@ def caption(text: str, width: int, size: int = 11) -> np.ndarray:
 def curve(
     label: str, values: Sequence[float], now: int, limits: tuple[float, float], width: int
 ) -> np.ndarray:
-    """Return a strip [h, width, 3]: label and value above the curve up to ``now``.
-
-    Args:
-        values: one for each frame of the video.
-        limits: values at the lower and the upper edge.
-    """
+    """Return a strip [h, width, 3]: label and value above the curve of frames 0 to ``now``."""
     text = caption(f"{label} {values[now]:.3f}", width)
     height, (low, high) = 28, limits
     image = Image.new("RGB", (width, height), BACK)

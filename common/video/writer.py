@@ -23,14 +23,7 @@ class Film:
     """One video: ``NAME.gif`` of the first frames and ``NAME.mp4`` of all.
 
     Without the package ``av`` (the extra ``video``) there is only the GIF, as is reported once. A
-    video that is discarded leaves no MP4.
-
-    Args:
-        path: without a suffix; its folder is created.
-        fps: frames per second.
-
-    Raises:
-        UserError: the folder cannot be written.
+    video that is discarded leaves no MP4. ``path`` has no suffix; its folder is created.
     """
 
     def __init__(self, path: str | os.PathLike, fps: float = encode.FPS):

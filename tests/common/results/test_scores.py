@@ -82,14 +82,6 @@ def test_bootstrap_keeps_tasks_apart(rng):
     assert np.allclose(np.nanmean(drawn, (0, 2)), [1.5, 40], rtol=0.02)
 
 
-def test_interval_covers_the_truth(rng):
-    """The interval of the mean is the textbook's, mean +- 1.96 std / sqrt(n)."""
-    values = rng.normal(size=(1, 400))
-    low, high = stats.interval(stats.center(stats.resample(values, 3000, rng), "mean"))
-    error = 1.96 * values.std() / 20
-    assert np.allclose([low[0], high[0]], [values.mean() - error, values.mean() + error], atol=0.01)
-
-
 def test_improvement_is_the_mann_whitney_statistic(rng):
     ours, theirs = rng.integers(0, 5, (2, 4)), rng.integers(0, 5, (2, 6))
     expected = np.mean(
@@ -122,13 +114,6 @@ def test_profile_and_optimality_gap_by_hand():
     )
     gap = stats.METRICS["optimality_gap"](values, values)
     assert np.isclose(gap, 1 - np.mean([0.5, 1, 1, 1, 0]))
-
-
-def test_seeds_are_averaged_before_the_median_but_not_before_the_iqm():
-    """Three games, three seeds; each seed excels in one game."""
-    gamer = np.eye(3) * 9
-    assert stats.METRICS["gamer_median"](gamer, gamer) == 3
-    assert stats.METRICS["iqm"](gamer, gamer) == scipy.stats.trim_mean(gamer.flatten(), 0.25)
 
 
 def test_runs_are_normalized_and_compared():

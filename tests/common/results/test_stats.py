@@ -40,9 +40,3 @@ def test_holes_are_interpolated_and_ends_are_not():
         Run("t", "m", "1", np.array([1.0, 2, 3, 4]), np.full(4, 2.0)),
     ]
     assert stats.summarize(seeds, "mean", "std").mid.tolist() == [1, 2, 3, 2]
-
-
-def test_default_bins_are_round():
-    run = Run("t", "m", "0", np.arange(1000.0, 60_001, 1000), np.arange(60.0))
-    (binned,) = stats.bin_runs([run], None)
-    assert binned.xs.tolist() == [2000.0 * i for i in range(1, 31)] and binned.ys[0] == 0.5

@@ -12,11 +12,6 @@ def test_gray_gif_is_exact_even_for_noise():
     assert_gif_shows(encode.encode_gif(clip), clip)
 
 
-def test_still_frames_keep_their_time():
-    clip = moving_square().repeat(3, 0)
-    assert_gif_shows(encode.encode_gif(clip), clip)
-
-
 def test_colors_of_a_long_video_stay_close():
     t, y, x = np.mgrid[:30, :48, :64]
     clip = np.stack([128 + 120 * np.sin(x / 9 + t / 5), y * 5, (x + y) * 2], -1).astype(np.uint8)
