@@ -111,22 +111,13 @@ def test_updates_touch_only_their_own_variables(still, discrete):
     assert weights and all(key.startswith(f"task/{other}/") for key in weights), weights
 
 
-def losses_of(model, behavior, start, watch=()):
-    """Tape and losses of one imagined batch, recorded from every variable and `watch`."""
-    start = flat(start)
-    noise = model.imagination_noise(6, behavior.discrete, SEED)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(watch)
-        seq = model.imagine(behavior.policy, start, tf.zeros(6, bool), noise)
-        target, value = behavior.target(seq, model.imagined_reward(seq))
-        actor, _ = behavior.actor_loss(seq, target, value, STEP)
-        critic, _ = behavior.critic_loss(seq, target)
-    return tape, actor, critic
-
-
 def test_reinforce_does_not_flow_through_the_dynamics():
     model, behavior, start = imagined({}, True)
-    tape, actor, _ = losses_of(model, behavior, start)
+    noise = model.imagination_noise(6, behavior.discrete, SEED)
+    with tf.GradientTape(persistent=True) as tape:
+        seq = model.imagine(behavior.policy, flat(start), tf.zeros(6, bool), noise)
+        target, value = behavior.target(seq, model.imagined_reward(seq))
+        actor, _ = behavior.actor_loss(seq, target, value, STEP)
     assert norm_of(tape, actor, model.trainable_variables) == 0, "the world model has a gradient"
     assert norm_of(tape, actor, behavior.slow_critic.trainable_variables) == 0
     assert norm_of(tape, actor, behavior.critic.trainable_variables) == 0
