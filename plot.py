@@ -8,10 +8,14 @@ for Atari games aggregate.png, .pdf, .md, .csv and .json (human-normalized metri
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+# Importing matplotlib fails on the value that a notebook exports, or one of an old version.
+os.environ["MPLBACKEND"] = "agg"
 
 import matplotlib
 import numpy as np

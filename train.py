@@ -1,4 +1,4 @@
-"""Train DreamerV2: collect experience, learn a world model, learn behavior in imagination.
+"""Train DreamerV2: collect experience, learn a world model, imagine to learn behavior.
 
     python train.py --logdir ~/logdir/atari_pong/dreamerv2/1 --configs atari --task atari_pong
 
@@ -39,7 +39,7 @@ def train(
     make_agent: Callable[..., Any],
     outputs: Sequence[Output] | None = None,
 ) -> signal.Signals | None:
-    """Collect experience, learn from it and evaluate until `steps`; continue an earlier run.
+    """Collect experience, learn and evaluate until `steps`; continue an earlier run.
 
     Args:
         config: its logdir may hold an earlier run.
@@ -153,10 +153,8 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
     """Save the config of a new run, or check it against that of the last start.
 
     A run that continues saves its new config (Runner.resume) once its checkpoint was found to fit:
-    a mistake must not overwrite the config that the checkpoint was made with.
-
-    Args:
-        fixed: keys whose values a run keeps.
+    a mistake must not overwrite the config that the checkpoint was made with. The values of the
+    keys in `fixed` must not change.
     """
     logdir = Path(config.logdir).expanduser()
     rundir.refuse_release(logdir)
@@ -173,7 +171,7 @@ def prepare(config: Config, fixed: Sequence[str]) -> None:
 
 
 def changes(config: Config) -> list[str]:
-    """Return a sentence for each option that has changed since the last start of the run."""
+    """Return a sentence for each option that has changed since the last start."""
     path = Path(config.logdir).expanduser() / "config.yaml"
     before, now = Config.load(path).flat if path.exists() else {}, config.flat
     # An option that the run lacks is new in the program, unless it is a user's own.
@@ -207,7 +205,7 @@ def describe(config: Config) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line. A mistake of the user ends with one sentence and exit status 2."""
+    """Run the command line; a mistake ends with one sentence and exit status 2."""
     mode = "train"
     with survive_closed_terminal():
         try:

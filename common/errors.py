@@ -43,9 +43,9 @@ def cannot_write(
     return UserError(f"Could not write {path}: {error.strerror or error}. {advice}")
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
+def nearest(name: str, options: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest of the options, or an empty string."""
-    matches = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, list(options), n=1, cutoff=cutoff)
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 

@@ -12,7 +12,7 @@ CLOSED = (errno.EIO, errno.EPIPE)  # of a closed terminal, of a pipe without a r
 
 @contextlib.contextmanager
 def survive_closed_terminal() -> Iterator[None]:
-    """Discard output after the terminal or pipe has closed (EIO, EPIPE), within the block."""
+    """Within the block, discard output after terminal or pipe has closed."""
     with open(os.devnull, "w") as null:  # sys.stdout is None after `>&-` in a shell
         out, err = Survivor(sys.stdout, null), Survivor(sys.stderr, null)
         sys.stdout, sys.stderr = out, err

@@ -10,7 +10,7 @@ from dreamerv2.behavior import ActorCritic
 from dreamerv2.common import seeding
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn.device import gpus
-from dreamerv2.common.nn.dispatch import Compiled, Scalars
+from dreamerv2.common.nn.dispatch import Compiled, Scalars, stack
 from dreamerv2.common.nn.dists import fold
 from dreamerv2.common.nn.optim import Optimizer, recording
 from dreamerv2.common.nn.precision import WeightCache, cast_once, compute_dtype
@@ -42,12 +42,9 @@ class Agent(tf.Module):
         self.world_model = WorldModel(init / "world_model", shapes, actions, config)
         weights = self.world_model.trainable_variables
         self.model_opt = Optimizer(init / "world_model_opt", "model", weights, config.model_opt)
-        self.task_behavior = ActorCritic(init / "task", config, self.world_model, discrete)
-        self.expl_behavior = exploration.make(
-            init / "expl", config, self.world_model, self.task_behavior
-        )
-        behaviors = (self.task_behavior, self.expl_behavior)
-        actors = [behavior.actor for behavior in behaviors if behavior.actor]
+        task = self.task_behavior = ActorCritic(init / "task", config, self.world_model, discrete)
+        self.expl_behavior = exploration.make(init / "expl", config, self.world_model, task)
+        actors = [b.actor for b in (self.task_behavior, self.expl_behavior) if b.actor]
         readers = (self.world_model.encoder, self.world_model.rssm, *actors)
         self._policy_weights = WeightCache(*readers, dtype=self.dtype)
         self._act = Compiled(self._act_step, config.jit, xla=self.dtype.size >= 4)
@@ -64,7 +61,6 @@ class Agent(tf.Module):
             obs: key -> [E, ...], raw; needs the model's observations and is_first.
             state: returned by the previous call, None at the very start.
             step: agent steps so far, for expl_until.
-            mode: train or eval.
 
         Returns: {"action": float32 [E, A]}, in mode eval also {"value": float32 [E]}, the critic's
             discounted return in rewards as the model sees them; and the state for the next call.
@@ -143,8 +139,8 @@ class Agent(tf.Module):
         if state is None:
             state = self.initial_train_state()
         seed, step = self._seed("update"), np.array(step, np.int64)
-        state, values = self._update(self.place(data), state, seed, step)
-        return state, Scalars(self._metrics, values)
+        state, metrics = self._update(self.place(data), state, seed, step)
+        return state, Scalars(*metrics)
 
     def _update_step(self, data, state, seed, step):
         model = self.world_model
@@ -161,9 +157,8 @@ class Agent(tf.Module):
             expl = self.expl_behavior.update(model, post, outputs, data, fold(seed, 2), step)
             metrics |= {f"expl_{key}": value for key, value in expl.items()}
         self._policy_weights.refresh()
-        self._metrics = list(metrics)
         last = {key: _finite_or_zero(value[:, -1]) for key, value in post.items()}
-        return last, tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
+        return last, stack(metrics)
 
     # --- reporting ---
 
@@ -187,10 +182,8 @@ class Agent(tf.Module):
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and type of every variable by name, for comparison with a checkpoint."""
-        return {
-            name: (tuple(variable.shape), variable.dtype.as_numpy_dtype)
-            for name, variable in named_variables(self).items()
-        }
+        named = named_variables(self).items()
+        return {name: (tuple(v.shape), v.dtype.as_numpy_dtype) for name, v in named}
 
     def restore_state(self, arrays: Mapping[str, np.ndarray]):
         """Return a saved latent state in the compute type, for `train`."""

@@ -1,4 +1,4 @@
-"""DreamerV2 as a library: train on your own environment, then play with the policy.
+"""DreamerV2 as a library: train on an environment, then play with the policy.
 
 import dreamerv2.api as dv2
 
@@ -54,8 +54,7 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
             config.task only names the run.
         outputs: of metrics, instead of terminal, metrics.jsonl and TensorBoard.
 
-    Raises:
-        UserError: a mistake that the caller can correct, in a sentence.
+    A UserError is a mistake that the caller can correct, in a sentence.
     """
     config = config if isinstance(config, Config) else defaults.update(config)
     if config.task == defaults.task:
@@ -70,15 +69,11 @@ def train(env: Any, config: Config | Mapping, outputs: Sequence[Output] | None =
 
 
 def load(logdir: str | Path, env: Any = None) -> "Policy":
-    """Load the policy that a run has learned so far.
+    """Load the policy that a run has learned so far; it may still be training.
 
-    Args:
-        logdir: of the run; it may still be training.
-        env: an environment, or a function that makes one, whose spaces replace the saved ones.
-
-    Raises:
-        UserError: there is no run or no checkpoint, or it was made for other spaces.
+    env: an environment, or a function that makes one, whose spaces replace the saved ones.
     """
+    rendering.choose_without_display()  # for env.render() in the caller's loop
     run = Path(logdir).expanduser()
     where = defaults.update({"logdir": str(run), "mode": "eval"})
     config = rundir.base_config(where, {"defaults": defaults})
@@ -130,6 +125,7 @@ def _from_function(make: Callable[[], Any], config: Config) -> Callable:
             ) from error
 
     def construct() -> gymnasium.Env:
+        rendering.choose_without_display()
         return gym.wrap(make(), config)
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
@@ -145,35 +141,23 @@ def _from_object(env: Any, config: Config) -> Callable:
             "give train() a function that makes an environment instead, to have several or to make "
             "it anew."
         )
-    vector: list[gymnasium.vector.VectorEnv] = []
+    wrapped = gym.wrap(env, config)  # refuses what is no environment, before a directory is made
+    vectors: list[gymnasium.vector.VectorEnv] = []
+
+    def stay_open(**options: Any) -> None:
+        """Close nothing, because the caller may go on using the environment."""
 
     def make_envs(mode: str, count: int, seeds: list[int]) -> gymnasium.vector.VectorEnv:
-        if not vector:  # training and evaluation share the only environment there is
-            wrapped = gym.wrap(_LeftOpen(env), config)
-            vector.append(envs.vectorize([lambda: wrapped], seeds=seeds))
-        return vector[0]
+        if not vectors:  # training and evaluation share the only environment there is
+            vectors.append(envs.vectorize([lambda: wrapped], seeds=seeds))
+            vectors[0].close = stay_open
+        return vectors[0]
 
     return make_envs
 
 
-class _LeftOpen:
-    """An environment that stays open for its caller."""
-
-    def __init__(self, env: Any):
-        self._env = env
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._env, name)
-
-    def __repr__(self) -> str:
-        return repr(self._env)
-
-    def close(self) -> None:
-        """Leave it open."""
-
-
 def _name(env: Any) -> str:
-    """Return a name for the task: the registered id of its environment, else its class."""
+    """Return a name for the task: the id of its environment, else the class."""
     if _makes_envs(env):
         name = getattr(env, "__name__", type(env).__name__)
     else:

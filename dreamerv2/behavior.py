@@ -53,12 +53,7 @@ class RewardNorm(tf.Module):
 
 
 class ActorCritic(tf.Module):
-    """Actor, critic and slow critic on the latent state (paper, section 2.2).
-
-    Args:
-        config: the whole config.
-        discrete: whether actions are one-hot.
-    """
+    """Actor, critic and slow critic on the latent state (paper, section 2.2)."""
 
     def __init__(self, init: Init, config, world_model: WorldModel, discrete: bool):
         super().__init__()
@@ -93,23 +88,15 @@ class ActorCritic(tf.Module):
         return self.reward_norm.undo(self.slow_critic(feat).mode())
 
     def update(
-        self,
-        world_model: WorldModel,
-        start: State,
-        is_terminal: tf.Tensor,
-        reward_fn: Callable[[Sequence], tf.Tensor],
-        seed: tf.Tensor,
-        step: tf.Tensor,
+        self, world_model, start: State, is_terminal, reward_fn: Callable, seed, step
     ) -> dict[str, tf.Tensor]:
-        """One update of actor, critic and slow critic.
+        """One update of actor, critic and slow critic; returns metrics.
 
         Args:
             world_model: imagines; an argument, so that it is no part of this module.
-            start: posterior states to imagine from, entries [B, T, ...].
-            is_terminal: [B, T].
+            start, is_terminal: posterior states to imagine from, entries [B, T, ...].
             reward_fn: maps an imagined sequence to r_0..r_{H-1}, [H, N].
-            seed: int32 [2].
-            step: agent steps so far, for schedules.
+            seed, step: int32 [2], and the agent steps so far, for schedules.
         """
         start, is_terminal = tf.nest.map_structure(_start_states, (start, is_terminal))
         noise = world_model.imagination_noise(is_terminal.shape[0], self.discrete, seed)
@@ -136,9 +123,7 @@ class ActorCritic(tf.Module):
         discount = seq["discount"][:-1]
         return lambda_return(reward, value, discount, self.config.discount_lambda), value
 
-    def actor_loss(
-        self, seq: Sequence, target: tf.Tensor, value: tf.Tensor, step: tf.Tensor
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def actor_loss(self, seq: Sequence, target, value, step) -> tuple[tf.Tensor, dict]:
         """Pair actions, targets, baselines and weights as drawn at losses.actor_loss."""
         policy = self.policy(tf.stop_gradient(seq["feat"][:-2]))
         entropy_scale = schedule(self.config.actor_ent, step, target.dtype)
@@ -160,9 +145,7 @@ class ActorCritic(tf.Module):
             metrics["actor_top_share"] = tf.reduce_max(tf.reduce_mean(seq["action"][1:], (0, 1)))
         return loss, metrics
 
-    def critic_loss(
-        self, seq: Sequence, target: tf.Tensor
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def critic_loss(self, seq: Sequence, target: tf.Tensor) -> tuple[tf.Tensor, dict]:
         """Fit V_t at z_t, t = 0..H-1."""
         dist = self.critic(tf.stop_gradient(seq["feat"][:-1]))
         loss = critic_loss(dist, target, imagination_weights(seq["discount"][:-1]))

@@ -36,14 +36,7 @@ ROWS = "truth / model / error"
 
 
 def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
-    """Write the videos and return their paths.
-
-    Args:
-        make_agent: as for train.train.
-
-    Raises:
-        UserError: no checkpoint, one of another architecture, no episode, or no image to show.
-    """
+    """Write the videos and return their paths; make_agent is that of train.train."""
     weights, run = rundir.read_weights(config), rundir.find_run(config)
     replica = adapter.SpaceAdapter(*adapter.load(run), config)
     agent = make_agent(config, *describe(replica.observation_space, replica.action_space))
@@ -72,7 +65,7 @@ def dream(config: Config, make_agent: Callable[..., Any]) -> list[Path]:
 
 
 def file_name(name: str) -> str:
-    """Return the name without characters that are special in a path; a key may hold any."""
+    """Replace characters that are special in a path; a key may hold any."""
     return re.sub(r"[^.\w-]", "_", name)
 
 
@@ -141,5 +134,5 @@ def _titled(frames: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
 
 
 def _enlarged(images: np.ndarray, height: int) -> np.ndarray:
-    """Return images [..., C] as uint8 RGB, enlarged so that a caption fits below small ones."""
+    """Return images [..., C] as uint8 RGB, large enough for a caption."""
     return overlay.enlarge(overlay.rgb(encode.to_uint8(images)), max(1, round(128 / height)))

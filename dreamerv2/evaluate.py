@@ -82,10 +82,9 @@ def evaluate(
 
 
 class Results:
-    """Collects the returns and writes eval.jsonl, a line at the end of each episode.
+    """A driver's callback that writes a line for each episode to eval.jsonl.
 
-    Args:
-        limit: agent steps that end an episode sooner than those of published scores; 0: none.
+    limit: agent steps that end an episode sooner than those of published scores; 0: none.
     """
 
     def __init__(self, run: Run, limit: int):
@@ -96,7 +95,6 @@ class Results:
         self._unlocked: list[list[bool]] = []  # achievements of Crafter, an entry per episode
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
-        """Take a row of environment `index`, as a driver passes it."""
         if row["is_first"]:
             self._rewards[index] = []
         else:
@@ -144,10 +142,7 @@ class Results:
 
 
 def summarize(returns: list[float], lengths: list[int]) -> dict[str, Any]:
-    """Return statistics of the episodes; the standard error of a single return is None.
-
-    standard error = standard deviation (N - 1) / sqrt(N)
-    """
+    """Return statistics; standard error = standard deviation (N - 1) / sqrt(N)."""
     count = len(returns)
     return {
         "episodes": count,
@@ -183,7 +178,7 @@ def report(run: Run, summary: dict[str, Any]) -> str:
 
 
 class Camera:
-    """Films the first episodes of environment 0, at its own resolution, the score below.
+    """Films the first episodes of environment 0 at its own resolution, scores below.
 
     Environments that render no images (render_mode is not rgb_array) show an image that the agent
     sees instead; without any there is no video.
@@ -203,7 +198,6 @@ class Camera:
             print(f"This environment renders no images, so the video {shown}.", flush=True)
 
     def __call__(self, row: dict[str, np.ndarray], index: int) -> None:
-        """Take a row of any environment, as a driver passes it."""
         if index == 0 and self._works:
             self._try(self._take, row)
 

@@ -9,13 +9,13 @@ import functools
 import tensorflow as tf
 
 from dreamerv2.behavior import ActorCritic, RewardNorm
-from dreamerv2.common.errors import UserError, nearest
+from dreamerv2.common.errors import UserError
 from dreamerv2.common.nn import dists
 from dreamerv2.common.nn.nets import Head
 from dreamerv2.common.nn.optim import Optimizer, recording
 from dreamerv2.common.nn.precision import cast_once
 from dreamerv2.common.nn.variables import Init
-from dreamerv2.world_model import Batch, Sequence, WorldModel
+from dreamerv2.world_model import Batch, Sequence, WorldModel, refuse_unknown
 
 
 def make(init: Init, config, world_model: WorldModel, task: ActorCritic):
@@ -37,15 +37,10 @@ def make(init: Init, config, world_model: WorldModel, task: ActorCritic):
 
 
 def action_noise(action: tf.Tensor, amount: float, discrete: bool, noise: tf.Tensor) -> tf.Tensor:
-    """Add exploration noise to an action.
+    """Add exploration noise to an action [N, A].
 
-    Discrete: a sample from amount / A + (1 - amount) * onehot.
-    Continuous: clip(N(a, amount), -1, 1).
-
-    Args:
-        action: [N, A].
-        amount: size of the noise, 0 to 1 if discrete, else a standard deviation.
-        noise: uniform in [0, 1), [N] if discrete, else [N, A].
+    Discrete: a sample from amount / A + (1 - amount) * onehot, by uniform noise [N].
+    Continuous: clip(N(a, amount), -1, 1), by uniform noise [N, A].
     """
     if discrete:
         probs = amount / action.shape[-1] + (1 - amount) * action
@@ -92,10 +87,7 @@ class Intrinsic(tf.Module):
     def update(self, world_model, post, outputs, data, seed, step) -> dict[str, tf.Tensor]:
         """Fit the heads to a batch, then the behavior to the reward that the heads give.
 
-        Args:
-            post: posterior states, entries [B, T, ...].
-            outputs: per-state results of WorldModel.loss, entries [B, T, ...].
-            data: preprocessed batch.
+        post, outputs: states and results for each of them, from WorldModel.loss.
         """
         feat = world_model.rssm.feat(post)
         outputs = outputs | post | {"feat": feat}
@@ -168,11 +160,8 @@ class ModelLoss(Intrinsic):
 
     def make_heads(self, init: Init, world_model: WorldModel) -> list[Head]:
         name, known = self.config.expl_model_loss, world_model.losses
-        if name not in known:
-            raise UserError(
-                f"--expl_model_loss {name} is no loss of this world model: its losses are"
-                f" {', '.join(known)}.{nearest(name, known)}"
-            )
+        refusal = f"--expl_model_loss {name} is no loss of this world model: its losses are"
+        refuse_unknown(name, known, refusal)
         return [Head(init / "loss", world_model.rssm.feat_size, (), self.config.expl_head)]
 
     def loss(self, feat: tf.Tensor, outputs: dict, data: Batch) -> tf.Tensor:

@@ -20,10 +20,7 @@ MAX_OVERFLOWS = 100  # updates in a row that may overflow in float16
 class Learner:
     """Feeds batches to an agent, averages its metrics, and saves and restores both.
 
-    Args:
-        agent: see agent.Agent; train(data, state, step) -> state, metrics.
-        dataset: its `place` is the agent's.
-        logdir: folder for the batch of a failed update.
+    The batch of a failed update goes to the logdir.
     """
 
     def __init__(self, agent: Any, dataset: Dataset, logdir: Path):
@@ -34,7 +31,7 @@ class Learner:
         self._last: tuple[Update, Mapping[str, Any]] | None = None  # not yet checked
 
     def update(self, step: int) -> None:
-        """Learn from the next batch; UserError for NaN or Inf in it or in the update before."""
+        """Learn from a batch; UserError for NaN or Inf in it or in the update before."""
         update = Update(self.updates, step, next(self.dataset), self.dataset.provenance)
         self._check_last()
         self._finite.check_batch(update)
@@ -44,7 +41,7 @@ class Learner:
         self.updates += 1
 
     def _check_last(self) -> None:
-        """Check the last update, late: reading its metrics at once would wait for the device."""
+        """Check the last update, now that its metrics need not wait for the device."""
         if self._last:
             last, self._last = self._last, None
             self._finite.check_metrics(*last)
@@ -55,7 +52,7 @@ class Learner:
         return bool(self._metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Return the mean of every metric since the last call, and the number of overflows.
+        """Return the means of all metrics since the last call, and counts of overflows.
 
         Updates that float16 skipped are not in the means, unless all of them were skipped.
         """
@@ -92,13 +89,10 @@ class Learner:
 
 
 def match_variables(agent: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the agent's variables among a checkpoint's arrays.
+    """Return the agent's variables among a checkpoint's arrays; UserError if some differ.
 
     Loss-scale variables exist only in float16: those of a checkpoint of another precision are
     dropped, and missing ones keep the agent's own values.
-
-    Raises:
-        UserError: names the entries that differ from this agent's.
     """
     expected = agent.expected()
     weights = {k: v for k, v in arrays.items() if not k.startswith("carry/")}
@@ -203,7 +197,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> str:
 
 
 def _updated(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the names of the parts, such as model, that report whether they are finite."""
+    """Return the names of the parts, such as model, that report a flag NAME_finite."""
     return [key.removesuffix("_finite") for key in metrics if key.endswith("_finite")]
 
 

@@ -51,9 +51,7 @@ def kl_balance(
     return loss, to_prior
 
 
-def lambda_return(
-    reward: tf.Tensor, value: tf.Tensor, discount: tf.Tensor, lambda_: float
-) -> tf.Tensor:
+def lambda_return(reward, value, discount, lambda_: float) -> tf.Tensor:
     """Lambda-returns (paper, equation 4).
 
         V_t = r_t + d_t * ((1 - lambda) * v_{t+1} + lambda * V_{t+1}),   V_H = v_H
@@ -78,13 +76,7 @@ def imagination_weights(discount: tf.Tensor) -> tf.Tensor:
 
 
 def actor_loss(
-    log_prob: tf.Tensor | None,
-    entropy: tf.Tensor,
-    target: tf.Tensor,
-    baseline: tf.Tensor,
-    weight: tf.Tensor,
-    reinforce: tf.Tensor | float,
-    entropy_scale: tf.Tensor | float,
+    log_prob: tf.Tensor | None, entropy, target, baseline, weight, reinforce, entropy_scale
 ) -> tf.Tensor:
     """Actor loss (paper, equation 6), a mean over imagined steps.
 
@@ -112,9 +104,5 @@ def actor_loss(
 
 
 def critic_loss(dist, target: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """Critic loss (paper, equation 5): -mean(w * log p(sg V)), a unit Gaussian.
-
-    Args:
-        dist, target, weight: value distribution of z_t, V_t and w_t for t = 0..H-1, [H, N].
-    """
+    """Critic loss (paper, equation 5): -mean(w * log p(sg V)), a unit Gaussian; [H, N] -> []."""
     return -tf.reduce_mean(sg(weight) * dist.log_prob(sg(target)))

@@ -24,14 +24,9 @@ STD_ACTS = {
 class RSSM(tf.Module):
     """Recurrent state-space model (paper, section 2.1, equation 1).
 
-        x_t = act(W [z_{t-1}, a_t]),  h_t = GRU(x_t, h_{t-1})       a_t led from t-1 to t
-        prior      p(z_t | h_t)
-        posterior  q(z_t | h_t, e_t)
-
-    Args:
-        embed: size of the encoder's output e_t.
-        actions: size of an action.
-        config: the options under `rssm`.
+    x_t = act(W [z_{t-1}, a_t]),  h_t = GRU(x_t, h_{t-1})       a_t led from t-1 to t
+    prior      p(z_t | h_t)
+    posterior  q(z_t | h_t, e_t)                                e_t: output of the encoder
     """
 
     def __init__(self, init: Init, embed: int, actions: int, config):
@@ -94,14 +89,7 @@ class RSSM(tf.Module):
         x = self.post_act(self.post(deter, embed))
         return self._sample(deter, self._stats(self.post_dist(x)), noise)
 
-    def observe(
-        self,
-        embed: tf.Tensor,
-        action: tf.Tensor,
-        is_first: tf.Tensor,
-        noise: dict[str, tf.Tensor],
-        start: State,
-    ) -> tuple[State, State]:
+    def observe(self, embed, action, is_first, noise, start: State) -> tuple[State, State]:
         """Filter a batch of sequences: `obs_step` over time.
 
         Args:
@@ -128,14 +116,12 @@ class RSSM(tf.Module):
     def img_step(self, state: State, action: tf.Tensor, noise: dict[str, tf.Tensor]) -> State:
         """One prior step: x = act(W [z, a]),  h = GRU(x, h),  z ~ p(z | h).
 
-        Args:
-            noise: uniform, prior [B, S] and ensemble [].
+        noise: uniform, prior [B, S] and ensemble [].
         """
         x = self.inp_act(self.inp(self._flat(state["stoch"]), action))
         deter = self.gru(x, state["deter"])
         stats = self._prior_stats(deter[None], noise["ensemble"][None])
-        stats = tf.nest.map_structure(lambda x: x[0], stats)
-        return self._sample(deter, stats, noise["prior"])
+        return self._sample(deter, {key: x[0] for key, x in stats.items()}, noise["prior"])
 
     def imagine(self, action: tf.Tensor, noise: dict[str, tf.Tensor], start: State) -> State:
         """Open loop: action [B, T, A], noise (prior [B, T, S], ensemble [T]) -> [B, T, ...]."""

@@ -62,7 +62,7 @@ def read_config(run: Path, defaults: Config) -> Config:
 
 
 def base_config(config: Config, configs: Mapping[str, Mapping]) -> Config:
-    """Return the run's own config, on which the flags of --mode eval and dream are applied.
+    """Return the run's own config, to which the flags of eval and dream are applied.
 
     Args:
         config: from the flags alone; names the run.
@@ -75,7 +75,7 @@ def base_config(config: Config, configs: Mapping[str, Mapping]) -> Config:
 
 
 def read_weights(config: Config) -> Weights:
-    """Load --checkpoint (a version's folder, the folder of all, or a run), else the newest."""
+    """Load --checkpoint (a version, the folder of all, or a run), else the newest."""
     path = Path(config.checkpoint).expanduser() if config.checkpoint else find_run(config)
     # A run may be named by a date, which looks like a version: versions are named by their step.
     is_run = (path / "config.yaml").is_file()
@@ -113,16 +113,13 @@ def load_weights(agent: Any, weights: Weights) -> None:
 
 
 def sequences(run: Path, length: int, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Read a random sequence from each of the newest episodes, those of evaluations first.
+    """Read a sequence from each of the newest episodes, those of evaluations first.
 
     Args:
         length: rows of a sequence; fewer if no episode has so many.
         count: number of sequences; fewer if there are fewer episodes.
 
     Returns: key -> [N, T, ...], a batch as the replay gives it.
-
-    Raises:
-        UserError: there is no episode.
     """
     episodes = list(itertools.islice(_newest(run), 4 * count))
     length = min(length, max((episode.rows for episode in episodes), default=0))

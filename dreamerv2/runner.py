@@ -1,4 +1,4 @@
-"""The open resources of one training run, and its phases beside the loop of train.py."""
+"""The resources of a training run, and its phases beside the loop of train.py."""
 
 import contextlib
 import functools
@@ -179,7 +179,7 @@ class Runner:
         self._restart_episodes()
 
     def resume(self) -> None:
-        """Continue from the checkpoint, if there is one; nothing if the prefill was stopped."""
+        """Continue from a checkpoint, if any; do nothing if the prefill was stopped."""
         if self.stop:
             return
         if self._loaded:
@@ -264,12 +264,7 @@ class Runner:
 
 
 def make_replay(config: Config, directory: Path, share: float = 1, **changes: int) -> Replay:
-    """Open the replay in the directory; its sampling has a random stream of its own.
-
-    Args:
-        share: of the config's capacity.
-        changes: options of Replay other than those of the config.
-    """
+    """Open the replay in the directory, with a share of the config's capacity and changes."""
     seed = seeding.stream(config.seed, "replay", directory.name)
     options = {**config.replay, **changes}
     if config.replay.capacity:  # 0: no limit

@@ -1,6 +1,6 @@
 """The world model: encoder, latent dynamics and heads, trained on sequences."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import tensorflow as tf
 
@@ -13,6 +13,7 @@ from dreamerv2.losses import kl_balance
 from dreamerv2.rssm import RSSM, State
 
 Batch = Mapping[str, tf.Tensor]  # key -> [B, T, ...]
+Noise = dict[str, tf.Tensor]  # uniform in [0, 1), for each use of it
 Sequence = dict[str, tf.Tensor]  # of imagined states, see WorldModel.imagine
 
 NOT_OBSERVED = ("action", "reward", "is_first", "is_last", "is_terminal")
@@ -20,13 +21,7 @@ CLIP_REWARDS = {"identity": tf.identity, "sign": tf.sign, "tanh": tf.tanh}
 
 
 class WorldModel(tf.Module):
-    """World model (paper, section 2.1).
-
-    Args:
-        shapes: observation key -> shape of one observation, scalars as ().
-        actions: size of an action.
-        config: the whole config.
-    """
+    """World model (paper, section 2.1); the shapes are those of one observation, scalars as ()."""
 
     def __init__(self, init: Init, shapes: Mapping[str, tuple[int, ...]], actions: int, config):
         super().__init__()
@@ -59,17 +54,10 @@ class WorldModel(tf.Module):
         heads = dict.fromkeys([*self.heads, "discount"])
         losses = dict.fromkeys(["kl", "image", "proprio", "reward", "discount", *self.losses])
         for name in self.config.grad_heads:
-            if name not in heads:
-                raise UserError(
-                    f"--grad_heads {name} is no head of the world model: its heads are "
-                    f"{', '.join(heads)}.{nearest(name, heads)}"
-                )
+            refusal = f"--grad_heads {name} is no head of the world model: its heads are"
+            refuse_unknown(name, heads, refusal)
         for key in self.config.loss_scales:
-            if key not in losses:
-                raise UserError(
-                    f"--loss_scales.{key} scales nothing: the losses are"
-                    f" {', '.join(losses)}.{nearest(key, losses)}"
-                )
+            refuse_unknown(key, losses, f"--loss_scales.{key} scales nothing: the losses are")
 
     def _report_unused(self) -> None:
         """Print the observations that are not read or not predicted, to show a misspelt pattern."""
@@ -84,14 +72,12 @@ class WorldModel(tf.Module):
 
     # --- learning ---
 
-    def noise(self, batch: int, length: int, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def noise(self, batch: int, length: int, seed: tf.Tensor) -> Noise:
         """Uniform noise for one `loss` or `predict`: post and prior [B, T, S], ensemble [T]."""
         states = (batch, length, self.config.rssm.stoch)
         return draw(seed, post=states, ensemble=(length,), prior=states)
 
-    def loss(
-        self, data: Batch, start: State, noise: dict[str, tf.Tensor]
-    ) -> tuple[tf.Tensor, State, dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    def loss(self, data: Batch, start: State, noise: Noise) -> tuple[tf.Tensor, State, dict, dict]:
         """Model loss (paper, equation 2): every head's NLL plus the balanced KL.
 
         Args:
@@ -145,18 +131,14 @@ class WorldModel(tf.Module):
 
     # --- imagination ---
 
-    def imagination_noise(
-        self, batch: int, discrete: bool, seed: tf.Tensor, horizon: int | None = None
-    ) -> dict[str, tf.Tensor]:
+    def imagination_noise(self, batch: int, discrete: bool, seed, horizon: int = 0) -> Noise:
         """Uniform noise for one `imagine`: prior [H, N, S], ensemble [H], action [H, N(, A)]."""
         size = (horizon or self.config.imag_horizon, batch)
         actions = () if discrete else (self.actions,)
         prior, action = (*size, self.config.rssm.stoch), (*size, *actions)
         return draw(seed, prior=prior, ensemble=size[:1], action=action)
 
-    def imagine(
-        self, policy: Callable, start: State, is_terminal: tf.Tensor, noise: dict[str, tf.Tensor]
-    ) -> Sequence:
+    def imagine(self, policy: Callable, start: State, is_terminal, noise: Noise) -> Sequence:
         """Unroll the prior with the policy (paper, section 2.2).
 
         Args:
@@ -201,7 +183,7 @@ class WorldModel(tf.Module):
 
     # --- open-loop prediction ---
 
-    def filter_context(self, data: Batch, context: int, noise: dict[str, tf.Tensor]) -> State:
+    def filter_context(self, data: Batch, context: int, noise: Noise) -> State:
         """Posterior states of the first `context` rows, [B, context, ...], from a zero state."""
         seen = {k: data[k][:, :context] for k in (*self.shapes, "action", "is_first")}
         noise = {"post": noise["post"][:, :context], "ensemble": noise["ensemble"][:context]}
@@ -209,16 +191,10 @@ class WorldModel(tf.Module):
         embed = self.encoder(seen)
         return self.rssm.observe(embed, seen["action"], seen["is_first"], noise, start)[0]
 
-    def predict(
-        self, data: Batch, context: int, noise: dict[str, tf.Tensor]
-    ) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-        """Predict all images, by the posterior and in an open loop.
+    def predict(self, data: Batch, context: int, noise: Noise) -> dict[str, tuple]:
+        """Predict all images of a preprocessed batch, by the posterior and in an open loop.
 
-        In the open loop the model sees `context` rows, then only the actions.
-
-        Args:
-            data: preprocessed batch of N sequences of T > context rows.
-            noise: from `noise`.
+        In the open loop the model sees `context` rows, fewer than T, then only the actions.
 
         Returns: for each image truth, posterior and open loop, [N, T, H, W, C] in [0, 1].
         """
@@ -235,6 +211,12 @@ class WorldModel(tf.Module):
         post, prior = decode(states), decode(imagined)
         model = {k: tf.concat([post[k][:, :context], prior[k]], 1) for k in keys}
         return {k: (data[k] + 0.5, post[k], model[k]) for k in keys}
+
+
+def refuse_unknown(name: str, known: Collection[str], sentence: str) -> None:
+    """Raise a UserError that ends in the known names if this is none of them."""
+    if name not in known:
+        raise UserError(f"{sentence} {', '.join(known)}.{nearest(name, known)}")
 
 
 def is_trained(key: str) -> bool:

@@ -81,9 +81,12 @@ def vectorize(
 def _split(task: str) -> tuple[str, str]:
     suite, _, name = task.partition("_")
     if suite not in SUITES:
+        spelt = suite.lower() in SUITES and name
+        meant = f"{suite.lower()}_{name}" if spelt else _suite_module("gym").task_of_suite(task)
+        hint = f" Did you mean '{meant}'?" if meant else nearest(suite.lower(), SUITES)
         raise UserError(
             f"Task '{task}' names no known suite; a task is SUITE_NAME with one of the suites "
-            f"{', '.join(SUITES)}.{nearest(suite, SUITES)}"
+            f"{', '.join(SUITES)}.{hint}"
         )
     if not name:
         raise UserError(f"Task '{task}' lacks a name after the suite, as in 'atari_pong'.")

@@ -27,6 +27,7 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
     evaluations of a training run film nothing).
     """
     rendering.prepare_rendering()
+    rendering.choose_without_display()
     env = _registered(name)
     modes = (getattr(env, "metadata", None) or {}).get("render_modes") or ()
     if getattr(config, "mode", "train") == "eval" and "rgb_array" in modes:
@@ -44,14 +45,31 @@ def wrap(env: Any, config: Mapping) -> gymnasium.Env:
     Args:
       env: has reset() and step(), whose results may be gymnasium's or old gym's (4 or 5 entries).
     """
-    needed = ("reset", "step", "observation_space", "action_space")
-    missing = [name for name in needed if not hasattr(env, name)]
-    if missing:
-        raise UserError(f"{env!r} is no environment, because it has no {' and no '.join(missing)}.")
+    _check_single(env)
     if hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
         rendering.check_display(env.render_mode)
     rendering.prepare_rendering()
     return _prepare(env, config)
+
+
+def _check_single(env: Any) -> None:
+    """Refuse everything but one environment of one agent."""
+    needed = ("reset", "step", "observation_space", "action_space")
+    missing = " and no ".join(name for name in needed if not hasattr(env, name))
+    if missing:
+        hint = ""
+        if isinstance(env, str):
+            hint = f" For a registered one, give gymnasium.make({env!r})."
+        elif hasattr(env, "observation_spec"):
+            hint = " For dm_control there are the tasks dmc_DOMAIN_TASK."
+        raise UserError(f"{env!r} is no environment, because it has no {missing}.{hint}")
+    several = {"num_envs": "a vector of environments", "possible_agents": "for several agents"}
+    for part, kind in several.items():
+        if hasattr(env, part):
+            raise UserError(
+                f"{env!r} is {kind}: give a function that makes an environment of one agent, and "
+                "the number of environments as --envs."
+            )
 
 
 class AnyGym(gymnasium.Env):
@@ -171,8 +189,9 @@ def _registered(name: str) -> Any:
         old = _old_gym(name)
         if old is not None:
             return old
-        task = _task_of_suite(name)
-        hint = f" Did you mean '{task}'?" if task else nearest(name, gymnasium.registry)
+        task = task_of_suite(name)
+        near = nearest(name, gymnasium.registry, 0.75)  # Reacher is not FetchReach
+        hint = f" Did you mean '{task}'?" if task else near
         raise UserError(
             f"gymnasium knows no environment '{name}'.{hint} If a package registers it, name the "
             "module: gym_MODULE:NAME."
@@ -181,8 +200,8 @@ def _registered(name: str) -> Any:
         raise UserError(f"gymnasium cannot make '{name}': {error}") from error
 
 
-def _task_of_suite(name: str) -> str | None:
-    """Return the task of another suite that an id means, or None: 'Pong-v4' -> 'atari_pong'."""
+def task_of_suite(name: str) -> str | None:
+    """Return the task that a bare id means, or None: 'ALE/Pong-v5' -> 'atari_pong'."""
     base = re.sub(r"-v\d+$", "", name)
     if base.startswith(("MiniGrid-", "BabyAI-")):
         return f"minigrid_{name.removeprefix('MiniGrid-').removesuffix('-v0')}"
@@ -193,7 +212,8 @@ def _task_of_suite(name: str) -> str | None:
     from dreamerv2.common.envs import atari  # imports the emulator, only for this hint
 
     game = atari.game_of_id(name)
-    return f"atari_{game}" if game else None
+    own = f"gym_{name}" if name in gymnasium.registry else None
+    return f"atari_{game}" if game else own
 
 
 class _CurrentFolder:

@@ -33,12 +33,25 @@ def choose_backend() -> bool:
     if chosen in NO_RENDERING:
         return False
     if "dm_control._render" not in sys.modules:  # dm_control chooses once, when it is imported
+        if chosen in (None, "egl"):
+            _check_device()
         if chosen is None:
             _use_first_that_works()
         else:
             _use_chosen(chosen)
     prepare_rendering()
     return True
+
+
+def _check_device() -> None:
+    """Refuse an exported device that EGL does not have, which would look like missing EGL."""
+    device = os.environ.get("MUJOCO_EGL_DEVICE_ID")
+    problem = probe("egl") if device is not None else ""
+    if "DEVICE_ID" in problem or "invalid literal" in problem:
+        raise UserError(
+            f"MUJOCO_EGL_DEVICE_ID is set to '{device}', which is no device here ({problem}); set "
+            "it to the number of a GPU, or unset it."
+        )
 
 
 def _use_chosen(backend: str) -> None:
@@ -93,12 +106,27 @@ def probe(backend: str) -> str:
 
 def check_display(render_mode: str | None) -> None:
     """Refuse a window of MuJoCo without a display, which would abort the process."""
-    display = {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
-    if render_mode == "human" and sys.platform == "linux" and not display:
+    if render_mode == "human" and not has_display():
         raise UserError(
             "The environment's render_mode is 'human', but there is no display (DISPLAY is not "
             "set); make it with render_mode 'rgb_array' or without one."
         )
+
+
+def has_display() -> bool:
+    """Return True if MuJoCo may open a window."""
+    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+
+
+def choose_without_display() -> None:
+    """Choose a backend for environments that render by MuJoCo themselves, before they do.
+
+    Without a display MuJoCo fails at its default, GLFW, and then crashes with any other backend.
+    """
+    chosen = os.environ.get("MUJOCO_GL") or has_display()
+    if not chosen and importlib.util.find_spec("mujoco"):
+        with contextlib.suppress(UserError):  # not every environment renders
+            choose_backend()
 
 
 def keep_apart() -> None:

@@ -42,8 +42,7 @@ def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
 
 def draw(seed: tf.Tensor, **shapes: Sequence[int]) -> dict[str, tf.Tensor]:
     """Return uniform noise for each use of a step's seed, from a stream for each in their order."""
-    names = enumerate(shapes)
-    return {name: uniform(shapes[name], fold(seed, index)) for index, name in names}
+    return {name: uniform(shapes[name], fold(seed, i)) for i, name in enumerate(shapes)}
 
 
 # --- distributions ---
@@ -134,9 +133,6 @@ class Uniform:
 
     def sample(self, noise: tf.Tensor) -> tf.Tensor:
         return 2 * tf.cast(noise, self.like.dtype) - 1
-
-    def mode(self) -> tf.Tensor:
-        return tf.zeros_like(self.like)
 
 
 class TruncNormal(Distribution):

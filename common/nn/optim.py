@@ -76,13 +76,10 @@ class Optimizer(tf.Module):
             for v in self.weights
         ]
 
-    def minimize(
-        self, tape: tf.GradientTape, loss: tf.Tensor, step: tf.Tensor | int = 0
-    ) -> dict[str, tf.Tensor]:
+    def minimize(self, tape: tf.GradientTape, loss: tf.Tensor, step=0) -> dict[str, tf.Tensor]:
         """Update the variables by the gradient of a loss [] that `scale` returned under the tape.
 
-        Args:
-            step: agent steps so far, for a schedule of the learning rate.
+        step: agent steps so far, for a schedule of the learning rate.
 
         Returns: {label}_loss, {label}_grad_norm, with scaling {label}_loss_scale, with a schedule
             {label}_lr, and {label}_finite, 1.0 if the update took place.

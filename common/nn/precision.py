@@ -47,12 +47,10 @@ def weight(variable: tf.Variable, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(variable, dtype) if copy is None else copy
 
 
-@contextlib.contextmanager
-def cast_once(*modules: tf.Module, dtype: tf.DType) -> Iterator[None]:
+def cast_once(*modules: tf.Module, dtype: tf.DType) -> contextlib.AbstractContextManager:
     """Within the block, `weight` returns one low-precision copy of each variable."""
     variables = [v for module in modules for v in module.variables] if dtype.size < 4 else []
-    with _using({**_local.copies, **{v.ref(): tf.cast(v, dtype) for v in variables}}):
-        yield
+    return _using({**_local.copies, **{v.ref(): tf.cast(v, dtype) for v in variables}})
 
 
 class WeightCache:
@@ -63,18 +61,15 @@ class WeightCache:
 
     def __init__(self, *modules: tf.Module, dtype: tf.DType):
         weights = {v.ref(): v for module in modules for v in module.trainable_variables}
-        self._weights = list(weights.values()) if dtype.size < 4 else []
-        self._copies = [tf.Variable(tf.cast(v, dtype), trainable=False) for v in self._weights]
+        weights = weights.values() if dtype.size < 4 else ()
+        self._pairs = [(v, tf.Variable(tf.cast(v, dtype), trainable=False)) for v in weights]
 
     def refresh(self) -> None:
-        for copy, variable in zip(self._copies, self._weights, strict=True):
+        for variable, copy in self._pairs:
             copy.assign(tf.cast(variable, copy.dtype))
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        pairs = zip(self._weights, self._copies, strict=True)
-        with _using({variable.ref(): tf.convert_to_tensor(copy) for variable, copy in pairs}):
-            yield
+    def in_use(self) -> contextlib.AbstractContextManager:
+        return _using({v.ref(): tf.convert_to_tensor(copy) for v, copy in self._pairs})
 
 
 @contextlib.contextmanager

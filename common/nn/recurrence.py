@@ -21,9 +21,8 @@ def scan(step: Step, inputs: Nest, start: Nest, extra: Nest = None, reverse: boo
     """Run ``state = step(state, inputs[t])`` over the leading axis and stack the states.
 
     Args:
-        step: maps (state, inputs at t) to a state of the same structure, shapes and types.
         inputs: nest of [T, ...] with static T.
-        start: the state before the first step.
+        start: the state before the first step; each step returns its like in shapes and types.
         extra: structure of the second output, if `step` returns (state, extra).
         reverse: from the last t to the first; the stacked states keep the order of the inputs.
 
@@ -64,13 +63,9 @@ def _graph_loop(step, inputs, start, extra, reverse):
         results = [array.write(t, x) for array, x in zip(results, flat, strict=True)]
         return count + 1, outputs[0], results
 
-    loop = tf.while_loop(
-        lambda *_: True,  # maximum_iterations alone: of two conditions XLA counts no iterations
-        body,
-        (tf.constant(0), start, results),
-        parallel_iterations=1,
-        maximum_iterations=length,
-    )
+    # No condition but maximum_iterations: of two, XLA counts no iterations.
+    options = {"parallel_iterations": 1, "maximum_iterations": length}
+    loop = tf.while_loop(lambda *_: True, body, (tf.constant(0), start, results), **options)
     return tf.nest.pack_sequence_as((start, extra), [array.stack() for array in loop[2]])
 
 

@@ -1,4 +1,4 @@
-"""The loop between a policy and environments, and the only place that assigns episode flags."""
+"""The loop between policy and environments, which alone assigns episode flags."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,7 +86,7 @@ class Driver:
             step += self._envs.num_envs
 
     def _reset_envs(self, wanted: float) -> int:
-        """Start episodes where the last one ended; return their number, at most ``wanted``.
+        """Start an episode wherever one has ended; return the number, at most ``wanted``.
 
         The surplus is discarded.
         """
@@ -121,7 +121,7 @@ class Driver:
         return action
 
     def _step(self, action: np.ndarray) -> int:
-        """Step all environments; return the number of finished episodes, discarded ones aside."""
+        """Step all environments; return the number of finished, kept episodes."""
         obs, reward, terminated, truncated, _ = self._envs.step(action)
         self._obs = {**obs, "reward": reward.astype(np.float32), **_flags(len(reward))}
         self._obs["is_last"] |= terminated | truncated

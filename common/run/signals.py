@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def _handlers(handler: Any) -> Iterator[None]:
-    """Install a handler within the block: in the main thread only, not for an ignored SIGHUP."""
+    """Install a handler within the block, for SIGHUP only where it is not ignored."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         numbers.append(signal.SIGHUP)
@@ -25,12 +25,12 @@ def _handlers(handler: Any) -> Iterator[None]:
 
 
 def interrupt_on_any_signal() -> contextlib.AbstractContextManager[None]:
-    """Raise KeyboardInterrupt for SIGTERM and SIGHUP as for SIGINT, outside a StopRequest."""
+    """Raise KeyboardInterrupt for SIGTERM and SIGHUP too, outside a StopRequest."""
     return _handlers(signal.default_int_handler)
 
 
 class StopRequest:
-    """True after SIGINT, SIGTERM or SIGHUP, so that the loop ends after the step in flight.
+    """True after SIGINT, SIGTERM or SIGHUP: the loop ends after the step in flight.
 
     A second SIGINT raises KeyboardInterrupt at once. As a context manager it restores the former
     handlers. Outside the main thread it stays false.

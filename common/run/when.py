@@ -38,7 +38,7 @@ class Counter:
 
 
 class Every:
-    """A grid of steps, ``every`` apart, that starts at the first call; empty if ``every`` <= 0.
+    """A grid of steps, ``every`` apart, from the first call on; empty for 0.
 
     A late call does not move the grid, so that the average rate stays exact.
     """
@@ -94,17 +94,17 @@ class EverySeconds:
         return True
 
     def state(self) -> dict[str, Any]:
-        """Return whether it was due before; a clock reading means nothing to another process."""
+        """Return whether it was due before: another process has another clock."""
         return {"fired": self._last is not None}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Start a full interval now if the saved scheduler (of steps, perhaps) was due before."""
+        """Start a full interval if the saved scheduler, also of steps, was due before."""
         fired = state.get("fired", state.get("prev") is not None)
         self._last = self._clock() if fired else None
 
 
 def parse_every(text: str | int | float) -> Every | EverySeconds:
-    """Read `checkpoint_every`: "600s", "10m" or "2h", or agent steps such as 10000; 0 is never."""
+    """Read `checkpoint_every`: "600s", "10m", "2h", or agent steps; 0 is never."""
     number, unit = re.fullmatch("(.*?)([smh]?)", str(text).lower().strip(), re.S).groups()
     with contextlib.suppress(ValueError):
         value = float(number)

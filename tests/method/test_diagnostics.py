@@ -76,11 +76,6 @@ def test_a_still_image_has_pictures_and_no_numbers():
     assert report.keys() == {"openl_x", "unexplained_x"} and not report["unexplained_x"].any()
 
 
-def test_discounted_returns():
-    assert diag.discounted_returns([1.0, 2.0, 3.0], 0.5, 8.0).tolist() == [3.75, 5.5, 7.0]
-    assert diag.discounted_returns([], 0.5, 8.0).tolist() == []
-
-
 # --- calibration ---
 
 

@@ -14,9 +14,7 @@ from small_models import (
     weights_of,
 )
 
-from dreamerv2 import losses
 from dreamerv2.common.nn import dists
-from dreamerv2.common.nn.optim import recording
 
 SEED, STEP = tf.constant([1, 2], tf.int32), tf.constant(0, tf.int64)
 VECTOR = {"position": (3,)}
@@ -77,32 +75,6 @@ def test_truncated_samples_have_the_gradient_of_the_inverse_cdf_also_at_the_edge
                 assert np.abs(grad - quotient) < 1e-6, "clipping must not break the gradient"
 
 
-# --- KL balancing ---
-
-
-def kl_gradients(balance, forward=False, free=0.0):
-    """Norms of the gradient of the KL loss to posterior and prior."""
-    rng = np.random.default_rng(0)
-    post, prior = ({"logit": tf.constant(rng.normal(size=(2, 3, 4, 5)))} for _ in range(2))
-
-    def dist(state):
-        return dists.OneHot(state["logit"], event=1)
-
-    with tf.GradientTape() as tape:
-        tape.watch((post, prior))
-        loss, _ = losses.kl_balance(post, prior, dist, balance, free, True, forward)
-    grads = tape.gradient(loss, (post, prior), unconnected_gradients="zero")
-    return [grad["logit"].numpy() for grad in grads]
-
-
-@pytest.mark.parametrize("forward", [False, True])
-def test_each_term_of_the_kl_moves_one_side(forward):
-    post, prior = kl_gradients(1.0, forward)
-    assert not post.any() and prior.any(), "the prior's term moved the posterior"
-    post, prior = kl_gradients(0.0, forward)
-    assert post.any() and not prior.any(), "the posterior's term moved the prior"
-
-
 # --- heads ---
 
 
@@ -161,23 +133,6 @@ def test_reinforce_does_not_flow_through_the_dynamics():
     assert norm_of(tape, actor, behavior.actor.trainable_variables) > 0
 
 
-def test_dynamics_gradients_do_flow_through_the_dynamics():
-    for discrete in (True, False):
-        model, behavior, start = imagined({"actor_grad": "dynamics", "actor_ent": 0.0}, discrete)
-        tape, actor, _ = losses_of(model, behavior, start)
-        assert norm_of(tape, actor, model.rssm.trainable_variables) > 0
-        assert norm_of(tape, actor, behavior.actor.trainable_variables) > 0
-
-
-@pytest.mark.parametrize("discrete", [True, False], ids=["reinforce", "dynamics"])
-def test_critic_targets_are_constants(discrete):
-    model, behavior, start = imagined({}, discrete)
-    tape, _, critic = losses_of(model, behavior, start)
-    for module in (model, behavior.actor, behavior.slow_critic):
-        assert norm_of(tape, critic, module.trainable_variables) == 0, module.name
-    assert norm_of(tape, critic, behavior.critic.trainable_variables) > 0
-
-
 def test_start_states_of_imagination_are_constants():
     model, behavior, start = imagined({}, False)
     with tf.GradientTape(persistent=True) as tape:
@@ -200,14 +155,3 @@ def test_a_policy_has_no_gradient_to_the_features_it_reads():
         seq = model.imagine(behavior.policy, start, tf.zeros(6, bool), noise)
         action = seq["action"][1]
     assert tape.gradient(action, list(start.values())) == [None, None]
-
-
-def test_a_recording_sees_one_module_only():
-    model = make_model(small_config(), shapes=VECTOR)
-    with recording(model.encoder) as tape:
-        loss = tf.reduce_sum(
-            model.encoder({"position": tf.ones((2, 3), tf.float64)}) * model.rssm.post.bias[0]
-        )
-    seen = {variable.name for variable in tape.watched_variables()}
-    assert seen == {variable.name for variable in model.encoder.trainable_variables}
-    assert norm_of(tape, loss, model.encoder.trainable_variables) > 0

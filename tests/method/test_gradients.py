@@ -147,22 +147,6 @@ def test_gradient_of_the_actor_loss(variant):
     )
 
 
-def test_gradient_of_the_critic_loss():
-    config, model, behavior, start, terminal = imagination_case({}, True)
-    noise = model.imagination_noise(6, behavior.discrete, SEED)
-    seq = model.imagine(behavior.policy, start, terminal, noise)
-    with recording(behavior.critic) as tape:
-        target, _ = behavior.target(seq, model.imagined_reward(seq))
-        loss, _ = behavior.critic_loss(seq, target)
-    args = numpy_of((start, terminal, noise))
-    flat = config.update({"reward_norm.eps": 0.0})
-    check_directions(
-        lambda weights, sg: behave(weights, flat, True, *args, sg=sg)["critic_loss"],
-        weights_of(model, behavior),
-        numpy_of(tape.gradient(loss, named_variables(behavior.critic))),
-    )
-
-
 def test_the_update_steps_along_these_gradients():
     """With sgd, lr 1 and nothing else, the actor's change is minus the gradient of its loss."""
     plain = {"opt": "sgd", "lr": 1.0, "clip": 0.0, "wd": 0.0}

@@ -55,16 +55,6 @@ def test_kl_balance(balance, forward, free_avg, discrete, dtype):
         assert_close(value, expected[1], "KL per state")
 
 
-def test_free_nats_by_hand():
-    """KLs of 0.5 and 4.5 nats, 1 free: the average 2.5 is kept, or averaged from 1 and 4.5."""
-    post = {"mean": tf.constant([[[1.0], [3.0]]]), "std": tf.ones((1, 2, 1))}
-    prior = {"mean": tf.zeros((1, 2, 1)), "std": tf.ones((1, 2, 1))}
-    expected = {(0.8, True): 2.5, (0.8, False): 2.75, (0.5, True): 2.75, (0.5, False): 2.75}
-    for (balance, free_avg), value in expected.items():
-        loss, _ = losses.kl_balance(post, prior, dist, balance, 1.0, free_avg, False)
-        assert_close(loss, value, f"balance {balance}, free_avg {free_avg}")
-
-
 def returns_case(size, dtype, seed=0):
     rng = np.random.default_rng(seed)
     horizon, batch = size

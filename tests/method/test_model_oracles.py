@@ -122,11 +122,6 @@ def test_integer_vectors_and_flags_are_read_as_numbers():
     assert data["count"].numpy().tolist() == [[3, 200]] and data["flag"].numpy().tolist() == [[1]]
 
 
-def test_preprocess_while_acting_needs_no_reward():
-    model, obs = make_model(small_config()), {"speed": np.ones(2, np.float32)}
-    assert set(model.preprocess(obs)) == {"speed"}
-
-
 def test_observations_that_are_trained_on():
     keys = ("image", "action", "reward", "is_first", "is_last", "is_terminal", "log_x", "logs")
     assert [key for key in keys if is_trained(key)] == ["image", "logs"]

@@ -26,88 +26,55 @@ VARIANTS = {
     "ensemble": {"rssm.ensemble": 3},
     "Gaussian ensemble": GAUSSIAN | {"rssm.ensemble": 2},
 }
+# At the start, at the end and twice in a row, in each sequence another way.
+RESETS = np.array([[1, 0, 0, 1, 0, 0], [0, 0, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0]], bool)
 
 
 class Case:
     """An RSSM with random weights, its oracle, and random inputs."""
 
-    def __init__(self, change, dtype="float64", batch=3, length=6):
+    def __init__(self, change, dtype="float64"):
         self.config = small_config(change).rssm
         init = Init(np.random.default_rng(0), dtype) / "world_model/rssm"
         self.rssm = RSSM(init, EMBED, ACTIONS, self.config)
         randomize(self.rssm, np.random.default_rng(1))
         self.oracle = NumpyRSSM(weights_of(self.rssm), self.config)
-        rng, size = np.random.default_rng(2), (batch, length)
+        rng, size = np.random.default_rng(2), RESETS.shape
         self.embed = tf.constant(rng.normal(size=(*size, EMBED)), dtype)
         self.action = tf.constant(rng.normal(size=(*size, ACTIONS)), dtype)
         self.noise = {
             "post": tf.constant(rng.uniform(size=(*size, self.config.stoch)), dtype),
-            "ensemble": tf.constant(rng.uniform(size=length), "float32"),
+            "ensemble": tf.constant(rng.uniform(size=size[1]), "float32"),
         }
-        zero = self.rssm.initial(batch)
+        zero = self.rssm.initial(size[0])
         values = {key: rng.normal(size=value.shape) for key, value in zero.items()}
         self.start = {key: tf.constant(values[key], zero[key].dtype) for key in zero}
 
-    def observe(self, is_first):
-        args = (self.embed, self.action, is_first, self.noise, self.start)
-        return self.rssm.observe(*args[:2], tf.constant(is_first), *args[3:]), (
+    def observe(self):
+        args = (self.embed, self.action, RESETS, self.noise, self.start)
+        return self.rssm.observe(*args[:2], tf.constant(RESETS), *args[3:]), (
             self.oracle.observe(*numpy_of(args))
         )
-
-
-def resets(pattern, batch=3, length=6):
-    if pattern == "random":
-        return np.random.default_rng(7).uniform(size=(batch, length)) < 0.4
-    flags = np.zeros((batch, length), bool)
-    places = {"none": [], "at the start": [0], "at the end": [-1], "twice in a row": [2, 3]}
-    places["everywhere"] = range(length)
-    flags[:, list(places[pattern])] = True
-    return flags
 
 
 @in_types(VARIANTS, "categorical", "Gaussian", "ensemble")
 def test_posterior_and_prior_of_a_sequence(variant, dtype):
     case = Case(VARIANTS[variant], dtype)
-    actual, expected = case.observe(resets("random"))
+    actual, expected = case.observe()
     for name, states, oracle in zip(("posterior", "prior"), actual, expected, strict=True):
         for key in oracle:
             assert_close(states[key], oracle[key], f"{name} {key}")
 
 
-@pytest.mark.parametrize(
-    ("pattern", "batch", "length"),
-    [
-        *[(name, 3, 6) for name in ("none", "at the start", "at the end", "everywhere")],
-        *[("twice in a row", batch, 4) for batch in (1, 2)],
-    ],
-)
-def test_resets_anywhere_in_the_sequence(pattern, batch, length):
-    case = Case({}, batch=batch, length=length)
-    actual, expected = case.observe(resets(pattern, batch, length))
-    for states, oracle in zip(actual, expected, strict=True):
-        for key in oracle:
-            assert_close(states[key], oracle[key], f"{key} with resets {pattern}")
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_loop_in_a_graph_is_the_loop_line_by_line(variant):
-    case = Case(VARIANTS[variant])
-    flags = tf.constant(resets("random"))
-    args = (case.embed, case.action, flags, case.noise, case.start)
-    eager, graph = case.rssm.observe(*args), tf.function(case.rssm.observe)(*args)
-    for one, other in zip(tf.nest.flatten(eager), tf.nest.flatten(graph), strict=True):
-        assert_close(other, one, "tf.while_loop")
-
-
 @pytest.mark.parametrize("variant", ["categorical", "with layer norm", "Gaussian"])
 def test_acting_filters_as_training_does(variant):
     """Single posterior steps, as an agent takes them, give the states of the whole sequence."""
-    case, flags = Case(VARIANTS[variant]), resets("random")
-    post, _ = case.observe(flags)[0]
+    case = Case(VARIANTS[variant])
+    post, _ = case.observe()[0]
     state = case.start
-    for t in range(flags.shape[1]):
+    for t in range(RESETS.shape[1]):
         noise = case.noise["post"][:, t]
-        inputs = (case.action[:, t], case.embed[:, t], tf.constant(flags[:, t]), noise)
+        inputs = (case.action[:, t], case.embed[:, t], tf.constant(RESETS[:, t]), noise)
         state = case.rssm.obs_step(state, *inputs)
         for key in state:
             assert_close(state[key], post[key][:, t], f"{key} at step {t}")

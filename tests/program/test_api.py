@@ -189,6 +189,7 @@ def test_a_script_with_a_mistake_ends_with_a_sentence(tmp_path):
         if status == 2:
             (said,) = done.stderr.splitlines()
             assert said.startswith("Error: ") and "has no reset and no step" in said
+            assert not done.stdout and not (tmp_path / "run").exists(), "refused too late"
 
 
 def test_a_function_makes_several_in_processes(tmp_path, capsys):

@@ -61,7 +61,10 @@ def test_defaults_alone_write_everything(logdir, tmp_path, capsys):
 def test_the_command_line_itself(logdir, tmp_path):
     command = [sys.executable, ROOT / "plot.py", "--indir", logdir, "--outdir", tmp_path / "out"]
     flags = ["--xaxis", "step", "--yaxis", "eval_return", "--bins", "1e4", "--format", "png"]
-    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "MPLBACKEND": "Qt4Agg"}  # which matplotlib no longer has
+    done = subprocess.run(
+        [*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "curves.png").exists()
     done = subprocess.run(

@@ -147,7 +147,7 @@ def test_without_evaluations_an_only_environment_loses_no_episode(tmp_path, monk
     "count, every, each, pretrain", [(1, 5, 1, 2), (3, 1, 1, 1), (1, 16, 2, 0), (3, 4, 3, 7)]
 )
 def test_number_of_updates(tmp_path, count, every, each, pretrain):
-    config = make_config(tmp_path, envs=count, prefill=21, steps=79 + count, pretrain=pretrain)
+    config = make_config(tmp_path, envs=count, prefill=21, pretrain=pretrain)
     world = World(config).run(train_every=every, train_steps=each)
     last = 81 if count == 3 else 80
     assert world.steps["train"] == last, "the run ends with the first step of all that reaches it"

@@ -127,7 +127,6 @@ def test_a_slow_reader_of_the_output_costs_no_checkpoint(tmp_path):
         [sys.executable, str(LIGHT), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "EPISODE": "12 20"},
         stdout=subprocess.PIPE,
-        pipesize=4096,
     )
     try:
         before = -1

@@ -1,3 +1,5 @@
+import types
+
 import gymnasium
 import numpy as np
 import pytest
@@ -58,6 +60,7 @@ FORM = "is no task; write gym_NAME-v0 or gym_MODULE:NAME-v0"
         ("Missing-v0", "cannot make 'Missing-v0': .*package_that_is_not_there"),
         ("Ant-v3", "cannot make 'Ant-v3': .*robotics"),
         ("NoSuch/Game-v5", "name the module: gym_MODULE:NAME"),
+        ("FetchReach-v4", r"no environment 'FetchReach-v4'\. If a package"),  # not Reacher
         ("CartPol-v1", "Did you mean 'CartPole-v1'"),
         ("Pong-v4", "Did you mean 'atari_pong'"),
         ("ALE/Pong-v5", "Did you mean 'atari_pong'"),
@@ -123,6 +126,26 @@ def test_evaluation_renders_what_can_be_rendered(mode, broken, expected, monkeyp
     assert Filmed.unclosed == 0, "made twice, closed once"
 
 
-def test_what_is_no_environment_is_refused():
-    with pytest.raises(UserError, match="is no environment, because it has no reset"):
-        gym.wrap("CartPole-v1", env_config())
+def of_dm_control():
+    return types.SimpleNamespace(reset=0, step=0, observation_spec=0, action_spec=0)
+
+
+def of_several_agents():  # as in PettingZoo, where the spaces are functions
+    spaces = {"observation_space": lambda agent: 0, "action_space": lambda agent: 0}
+    return types.SimpleNamespace(reset=0, step=0, possible_agents=["a", "b"], **spaces)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (object, "is no environment, because it has no reset and no step"),
+        (lambda: "CartPole-v1", r"has no reset .* give gymnasium.make\('CartPole-v1'\)"),
+        (of_dm_control, "has no observation_space .* the tasks dmc_DOMAIN_TASK"),
+        (lambda: gymnasium.make_vec("CartPole-v1", 2), "vector of environments: .* --envs"),
+        (lambda: gymnasium.make_vec("Pendulum-v1", 1), "vector of environments: .* --envs"),
+        (of_several_agents, "is for several agents"),
+    ],
+)
+def test_what_is_no_single_environment_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        gym.wrap(make(), env_config())

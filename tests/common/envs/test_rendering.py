@@ -23,7 +23,7 @@ def choose(monkeypatch):
 
     def call(**variables):
         monkeypatch.delitem(sys.modules, "dm_control._render", raising=False)
-        for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
             monkeypatch.setenv(name, variables.get(name, ""))
             if name not in variables:
                 monkeypatch.delenv(name)
@@ -67,6 +67,40 @@ def test_the_packages_are_named_where_nothing_renders(choose, monkeypatch):
     with pytest.raises(UserError, match="libegl1 .* or libosmesa6 .*EGL: no libegl. OSMesa: no"):
         choose()
     assert "MUJOCO_GL" not in os.environ
+
+
+@pytest.mark.skipif(not find_library("EGL"), reason="EGL alone has devices")
+@pytest.mark.parametrize("variables", [{"MUJOCO_EGL_DEVICE_ID": "99"}, {"MUJOCO_GL": "egl"}])
+def test_an_exported_device_that_does_not_exist_is_named(choose, variables):
+    device = variables.setdefault("MUJOCO_EGL_DEVICE_ID", "cuda:0")
+    rendering.probe.cache_clear()
+    try:
+        with pytest.raises(UserError, match=f"DEVICE_ID is set to '{device}', .*, or unset it"):
+            choose(**variables)
+    finally:
+        rendering.probe.cache_clear()
+
+
+CHEETAH = """
+import gymnasium
+
+def make():
+    env = gymnasium.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64)
+    return gymnasium.wrappers.AddRenderObservation(env)
+
+gymnasium.register("Pixels-v0", make)
+"""
+
+
+def test_gymnasium_renders_by_mujoco_without_a_display_or_variables(tmp_path, python, monkeypatch):
+    if rendering.probe("egl"):
+        pytest.skip("EGL does not work here")
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "own_cheetah.py").write_text(CHEETAH)
+    code = SCRIPT + "show(make_env('gym_own_cheetah:Pixels-v0', config))"
+    said, problems = python("-c", code, cwd=tmp_path).communicate()
+    assert said.startswith("True"), problems[-2000:]
 
 
 def test_a_mujoco_window_without_a_display_is_refused(monkeypatch):

@@ -11,7 +11,12 @@ from dreamerv2.common.errors import UserError
     ("task", "message"),
     [
         ("atri_pong", "SUITE_NAME with one of the suites atari, crafter, .* Did you mean 'atari'"),
-        ("pong", "names no known suite"),
+        ("pong", "names no known suite; .* Did you mean 'atari_pong'"),
+        ("ALE/Pong-v5", "Did you mean 'atari_pong'"),
+        ("CartPole-v1", "Did you mean 'gym_CartPole-v1'"),
+        ("DMC_walker_walk", "Did you mean 'dmc_walker_walk'"),
+        ("Crafter", "Did you mean 'crafter'"),
+        ("nintendo_mario", "minigrid.$"),
         ("atari", "lacks a name after the suite"),
         ("atari_", "lacks a name after the suite"),
     ],
