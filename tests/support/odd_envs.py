@@ -1,4 +1,4 @@
-"""An environment with unusual observations, for the task `gym_odd_envs:Mixed-v0`."""
+"""Environments with unusual observations, for the tasks `gym_odd_envs:NAME`."""
 
 import gymnasium
 import numpy as np
@@ -42,4 +42,13 @@ class Mixed(gymnasium.Env):
         }
 
 
+class Broken(Mixed):
+    """Its observation is NaN after the sixth step."""
+
+    def _observe(self):
+        speed = np.float32(self.count if self.count < 7 else np.nan)
+        return super()._observe() | {"speed": speed}
+
+
 gymnasium.register("Mixed-v0", Mixed)
+gymnasium.register("Broken-v0", Broken)
