@@ -16,11 +16,7 @@ def stream(seed: int, *names: str | int) -> np.random.SeedSequence:
 
 
 class Streams:
-    """The streams of one owner, with the number of draws from each.
-
-    Attributes:
-        draws: name -> draws so far; part of a checkpoint.
-    """
+    """The streams of one owner; `draws`: name -> draws so far, part of a checkpoint."""
 
     def __init__(self, seed: int, owner: str, names: Iterable[str]):
         self._keys = {name: integer(seed, owner, name) for name in names}

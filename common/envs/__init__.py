@@ -28,14 +28,10 @@ SUITES = {
 
 
 def make_env(task: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymnasium.Env:
-    """Make one environment, fully wrapped.
+    """Make one environment, fully wrapped; mode is 'train' or 'eval'.
 
-    Args:
-      task: ``SUITE_NAME``.
-      config: reads render_size, action_repeat, time_limit and the suite's own keys.
-      mode: 'train' or 'eval'.
-      seed: of suites that draw random numbers while they make the environment. ``reset(seed=...)``
-        seeds the episodes.
+    seed: of suites that draw random numbers while they make the environment. ``reset(seed=...)``
+    seeds the episodes.
     """
     suite, name = _split(task)
     return _suite_module(suite).make(name, config, mode, seed)
@@ -44,11 +40,7 @@ def make_env(task: str, config: Mapping, mode: str = "train", seed: int = 0) -> 
 def make_vector_env(
     task: str, config: Mapping, count: int, parallel: str, mode: str, seeds: Sequence[int]
 ) -> gymnasium.vector.VectorEnv:
-    """Make ``count`` environments of a task that step together, see ``vectorize``.
-
-    Args:
-      seeds: one for each environment; its first reset uses it, too.
-    """
+    """Make ``count`` environments of a task, one for each seed, that step together."""
     _suite_module(_split(task)[0])
     make = functools.partial(make_env, task, config, mode)
     constructors = [functools.partial(make, int(seeds[index])) for index in range(count)]

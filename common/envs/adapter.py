@@ -101,12 +101,7 @@ def _decode_bound(bound: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
 
 
 class SpaceAdapter:
-    """The training wrappers, applied to single observations and actions.
-
-    Args:
-        observation_space, action_space: the environment's own.
-        config: of the run.
-    """
+    """The training wrappers, applied to single observations and actions of own spaces."""
 
     def __init__(
         self, observation_space: gymnasium.Space, action_space: gymnasium.Space, config: Config

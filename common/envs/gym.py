@@ -40,11 +40,7 @@ def make(name: str, config: Mapping, mode: str = "train", seed: int = 0) -> gymn
 
 
 def wrap(env: Any, config: Mapping) -> gymnasium.Env:
-    """Bring a user's own environment, with the API of gymnasium or of any gym, to the contract.
-
-    Args:
-      env: has reset() and step(), whose results may be gymnasium's or old gym's (4 or 5 entries).
-    """
+    """Bring a user's own environment, with the API of gymnasium or of any gym, to the contract."""
     _check_single(env)
     if hasattr(getattr(env, "unwrapped", env), "mujoco_renderer"):
         rendering.check_display(env.render_mode)

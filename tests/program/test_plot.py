@@ -1,6 +1,7 @@
 """The real command on real files: files, pictures, errors and speed."""
 
 import json
+import os
 import pathlib
 import resource
 import subprocess
