@@ -4,13 +4,11 @@ import functools
 import json
 import re
 import sys
-from types import SimpleNamespace
 
 import pytest
 from commandline import TINY
 from sources import output_of
 
-from benchmarks import environment
 from benchmarks.__main__ import main
 from benchmarks.measure import Row
 
@@ -36,26 +34,6 @@ def test_every_row_is_one_line_of_json_and_one_of_the_table():
     assert row["gbyte"] == pytest.approx(2 * 800 * (4096 + 24 + 4 + 3) / 1e9), "bytes of a batch"
     assert row["gbyte_per_s"] == pytest.approx(row["gbyte"] * row["median"])
     assert 0 < row["roofline"], "the share of the roofline is missing"
-
-
-def test_the_environment_is_compared_with_the_bare_emulator(monkeypatch):
-    clock = [0.0]
-
-    def runner(seconds):
-        def run(steps):
-            clock[0] += steps * seconds
-
-        return lambda *args: run
-
-    monkeypatch.setattr(environment.time, "perf_counter", lambda: clock[0])
-    for name, seconds in (("single", 4e-3), ("vector", 5e-3), ("bare", 1e-3)):
-        monkeypatch.setattr(environment, name, runner(seconds))
-    bench = SimpleNamespace(quick=True, config=SimpleNamespace(task="atari_pong"))
-    shares = {row.name: row.values for row in environment.rows(bench) if row.unit == "%"}
-    assert shares == {
-        "environment, make_env, of bare ale-py": pytest.approx([25] * 5),
-        "environment, make_vector_env of 1, of bare ale-py": pytest.approx([20] * 5),
-    }
 
 
 def test_an_unknown_benchmark_is_refused(capsys):

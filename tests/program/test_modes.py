@@ -329,19 +329,6 @@ def test_dream_shows_an_imagined_rollout_with_its_curves(dreamed):
     assert {path.suffix for path in dreamed.values()} == {".gif", ".mp4"}
 
 
-def test_imagined_numbers_stand_under_their_frames():
-    believed = {
-        "reward": np.array([[0.0], [0.25], [1.0]]),
-        "value": np.array([[2.0], [2.0], [2.0]]),
-        "discount": np.array([[0.99], [0.99], [0.0]]),
-    }
-    images = np.zeros((3, 1, 64, 64, 1))
-    shown = dream.imagined_frames(images, believed, "tanh")
-    block = overlay.curve("tanh reward", [0.0, 0.25, 1.0], 1, (0.0, 1.0), 128)
-    start = overlay.caption("", 1).shape[0] + 128
-    np.testing.assert_array_equal(shown[1][start : start + len(block), :128], block)
-
-
 # --- mistakes ---
 
 
@@ -417,14 +404,6 @@ def test_a_video_that_fails_leaves_no_draft_and_the_former_video(tmp_path, monke
         writer.save(tmp_path / "a", np.zeros((2, 8, 9, 3), np.uint8))
     assert (tmp_path / "a.gif").read_bytes() == b"old"
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
-
-
-def test_a_short_dream_is_called_a_dream():
-    """Of few frames the model sees all but the last."""
-    few, more = (dream.openloop_frames(np.zeros((n, 3 * 64, 6 * 64, 1))) for n in (3, 7))
-    few, more = ([frame[: len(frame) - 3 * 128] for frame in video] for video in (few, more))
-    assert (few[1] == more[1]).all(), "the truth, in both captions"
-    assert (few[2] != more[2]).any()
 
 
 def test_names_of_images_lead_out_of_no_folder_and_may_hold_dots(tmp_path):

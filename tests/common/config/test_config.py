@@ -133,27 +133,6 @@ TYPES = Config({"i": 1, "f": 1.5, "b": True, "s": "x"} | LISTS)
 
 
 @pytest.mark.parametrize(
-    "key, value, result",
-    [
-        *[("i", value, 10000) for value in (10000, 1e4, "1e4", "10000", "10000.0", " 10000 ")],
-        ("i", "9007199254740993", 9007199254740993),
-        ("i", "-3", -3),
-        *[("f", value, 2.0) for value in (2, 2.0, "2", "2e0")],
-        *[("b", value, True) for value in (True, "True", "true")],
-        *[("b", value, False) for value in (False, "False", "false")],
-        *[("s", value, value) for value in ("", "1e4", "True", "é\n")],
-        ("ints", [1e1, "2"], (10, 2)),
-        ("floats", (1, "2"), (1.0, 2.0)),
-        ("bools", ["true", False], (True, False)),
-        ("words", [], ()),
-    ],
-)
-def test_values_take_the_type_of_the_default(key, value, result):
-    new = TYPES.update({key: value})
-    assert typed(new)[key] == typed(Config({key: result}))[key]
-
-
-@pytest.mark.parametrize(
     "key, bad, wanted",
     [
         *[("i", v, "an integer") for v in (1.5, "1.5", "two", "", True, [1], 2**63, "1e400", None)],

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from result_files import GAMES, write_logdir, write_run
+from result_files import write_logdir, write_run
 
 from dreamerv2.common.errors import UserError
 from dreamerv2.common.results import find, formats
@@ -63,20 +63,6 @@ def test_runs_with_equal_names_become_further_seeds(tmp_path):
 
 def test_overlapping_folders_count_a_run_once(logdir):
     assert len(load(logdir, logdir / "atari_pong")[0]) == 8
-
-
-def test_linked_runs_are_found_once_under_their_own_names(logdir, tmp_path):
-    config = {"task": "atari_pong", "seed": 7, "rssm": {"deter": 8}}
-    run = write_run(tmp_path / "elsewhere" / "x", [5, 6], config=config)
-    linked = logdir / "atari_pong" / "linked" / "3"
-    linked.parent.mkdir()
-    linked.symlink_to(run, target_is_directory=True)
-    (logdir / "atari_pong" / "loop").symlink_to(logdir, target_is_directory=True)
-    (logdir / "atari_breakout" / "Best").symlink_to(logdir / "atari_pong" / "a")
-    (logdir / "Latest").symlink_to(logdir / "atari_pong" / "b" / "0")
-    runs, _ = load(logdir)
-    assert {run.method for run in runs} == {"a", "b", "linked"} and len(runs) == 9
-    assert [run[::2][:2] for run in runs if run.method == "linked"] == [("atari_pong", "7")]
 
 
 def test_tasks_and_methods_are_regexes(logdir):
@@ -139,25 +125,6 @@ def test_files_that_are_no_results_are_counted(logdir):
     assert notes == [f"4 other .json and .csv files skipped, the first in {logdir / 'latin.csv'}"]
     with pytest.raises(UserError, match="in none of the formats"):
         load(logdir / "latin.csv")
-
-
-def test_links_to_nothing_are_counted(logdir, tmp_path):
-    dangling = logdir / "atari_pong" / "c" / "0" / "metrics.jsonl"
-    dangling.parent.mkdir(parents=True)
-    dangling.symlink_to(tmp_path / "moved")
-    runs, notes = load(logdir)
-    assert len(runs) == 8
-    assert notes == [f"1 files that cannot be opened skipped, the first in {dangling}"]
-    with pytest.raises(UserError, match="1 files that cannot be opened skipped"):
-        load(dangling.parent)
-
-
-def test_an_unreadable_config_leaves_the_names_to_the_folders(logdir):
-    config = logdir / "atari_pong" / "a" / "0" / "config.yaml"
-    config.write_bytes(b"task: atari_qbert\nlogdir: \xff\n")
-    runs, notes = load(logdir)
-    assert len(runs) == 8 and {run.task for run in runs} == set(GAMES)
-    assert notes == [f"1 unreadable config.yaml skipped, the first in {config}"]
 
 
 def test_damaged_lines_and_runs_without_the_metric_are_counted(logdir):

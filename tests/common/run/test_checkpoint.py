@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import weakref
 import zipfile
 
 import numpy as np
@@ -73,22 +72,6 @@ def test_the_newest_versions_are_kept_beside_foreign_files(tmp_path):
     versions = [name for name in names(tmp_path) if name.isdigit()]
     assert versions == ["1000000000000", "999999999999"] and len(names(tmp_path)) == 4
     assert_equal(Checkpoint(tmp_path).load(), 1_000_000_000_000, 1_000_000_000_000)
-
-
-def test_arrays_are_converted_one_at_a_time(tmp_path):
-    made = []
-
-    class Variable:
-        """Like a TensorFlow variable: its array exists only while somebody holds it."""
-
-        def __array__(self, dtype=None, copy=None):
-            array = np.zeros(1000)
-            made.append(weakref.ref(array))
-            assert sum(each() is not None for each in made) <= 2
-            return array
-
-    Checkpoint(tmp_path).save(1, {f"v{i}": Variable() for i in range(20)}, {})
-    assert len(made) >= 20
 
 
 def test_same_step_again_replaces_it_and_nothing_else(tmp_path):
