@@ -135,6 +135,7 @@ def test_noise_does_not_depend_on_how_it_is_compiled():
     assert not np.array_equal(one, two), "uses share noise"
 
 
+@pytest.mark.slow
 def test_xla_computes_the_same_update(monkeypatch):
     """On a GPU the update is compiled by XLA; here the same compilation for the CPU.
 
@@ -148,6 +149,7 @@ def test_xla_computes_the_same_update(monkeypatch):
     assert largest_difference(rows, plain) < 1e-4, "XLA computes something else"
 
 
+@pytest.mark.slow
 def test_xla_knows_how_many_steps_each_loop_over_time_has():
     """Otherwise a GPU reports back to the host after every step whether there is another."""
     model = make_model(small_config(TINY), "float32", VECTORS)

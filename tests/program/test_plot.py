@@ -158,6 +158,7 @@ def test_png_has_colors_of_the_palette(logdir, tmp_path):
     assert len(set(map(str, figures.palette(["contrast"], 12)))) == 12, "12 methods need 12 colors"
 
 
+@pytest.mark.slow
 def test_fifty_long_runs_in_three_seconds(tmp_path):
     """50 runs of 10,000 lines, through the real command, import of matplotlib included."""
     line = '{{"step": {}, "{}": {}, "length": 1000.0, "train_total_steps": {}}}\n'
