@@ -146,6 +146,7 @@ class Store:
             ledger = _EMPTY | json.loads(path.read_bytes())
             self._ledger = {key: type(empty)(ledger[key]) for key, empty in _EMPTY.items()}
             names = [Path(name).name for name in self._ledger["deleting"]]
+            Names(self._ledger["before"])  # a ValueError unless it is a name
         except (ValueError, TypeError) as error:
             self._ledger, names = dict(_EMPTY), []
             print(
@@ -162,7 +163,7 @@ class Store:
         for name in filter(TEMPORARY.fullmatch, names):
             (self.directory / name).unlink()
         ours = filter(lambda name: FILE_NAME.fullmatch(name) or JOURNAL_NAME.fullmatch(name), names)
-        self.names = Names(max(ours, default=""))
+        self.names = Names(max([self._ledger["before"], *ours]))
         bad: dict[Path, str] = {}
         stored = {name.rpartition("-")[0] for name in names if name.endswith(".npz")}
         for path in (self.directory / name for name in filter(JOURNAL_NAME.fullmatch, names)):
