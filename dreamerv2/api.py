@@ -74,11 +74,11 @@ def load(logdir: str | Path, env: Any = None) -> "Policy":
     env: an environment, or a function that makes one, whose spaces replace the saved ones.
     """
     rendering.choose_without_display()  # for env.render() in the caller's loop
-    run = Path(logdir).expanduser()
-    where = defaults.update({"logdir": str(run), "mode": "eval"})
+    where = defaults.update({"logdir": str(logdir), "mode": "eval"})
     config = rundir.base_config(where, {"defaults": defaults})
     weights = rundir.read_weights(config)
-    replica = adapter.SpaceAdapter(*(_spaces(env) if env else adapter.load(run)), config)
+    spaces = _spaces(env) if env else adapter.load(rundir.find_run(where))
+    replica = adapter.SpaceAdapter(*spaces, config)
     agent = trainer.make_agent(config, *describe(replica.observation_space, replica.action_space))
     rundir.load_weights(agent, weights)
     return Policy(agent, replica, config)

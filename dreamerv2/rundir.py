@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
 from dreamerv2.common.errors import DamagedFile, UserError
 from dreamerv2.common.replay.episode import ArrayCache, StoredEpisode, trained_on
@@ -32,18 +33,24 @@ class Weights(NamedTuple):
 def find_run(config: Config) -> Path:
     """Return the directory of the run that holds --checkpoint, else --logdir."""
     if config.checkpoint:
-        path = Path(config.checkpoint).expanduser().absolute()
+        path = _located(config.checkpoint)
         found = [p for p in (path, *path.parents[:2]) if (p / "config.yaml").is_file()]
         if found:
             return found[0]
     if not config.logdir:
         mode = config.mode
         raise UserError(f"Which run is --mode {mode} for? Give its --logdir ~/logdir/run1.")
-    logdir = Path(config.logdir).expanduser()
+    logdir = _located(config.logdir)
     if not (logdir / "config.yaml").is_file():
         raise UserError(f"There is no run in {logdir}: it has no config.yaml. Train one first.")
     refuse_release(logdir)
     return logdir
+
+
+def _located(path: str) -> Path:
+    """Return an absolute path; one that does not exist may lie in the package (scores/...)."""
+    found, packaged = Path(path).expanduser().absolute(), paths.package_root() / path
+    return packaged if packaged.exists() and not found.exists() else found
 
 
 def refuse_release(run: Path) -> None:
@@ -70,13 +77,14 @@ def base_config(config: Config, configs: Mapping[str, Mapping]) -> Config:
     """
     run = find_run(config)
     own = read_config(run, Config(configs["defaults"]))
-    flags = {"mode": config.mode, "checkpoint": config.checkpoint}
-    return own.update({"logdir": config.logdir or str(run), **flags})
+    packaged = (paths.package_root() / "scores").resolve() in run.resolve().parents
+    logdir = config.logdir or (f"~/logdir/{run.name}" if packaged else str(run))
+    return own.update({"logdir": logdir, "mode": config.mode, "checkpoint": config.checkpoint})
 
 
 def read_weights(config: Config) -> Weights:
     """Load --checkpoint (a version, the folder of all, or a run), else the newest."""
-    path = Path(config.checkpoint).expanduser() if config.checkpoint else find_run(config)
+    path = _located(config.checkpoint) if config.checkpoint else find_run(config)
     # A run may be named by a date, which looks like a version: versions are named by their step.
     is_run = (path / "config.yaml").is_file()
     loaded = load_version(path) if path.is_dir() and not is_run else None
@@ -108,6 +116,8 @@ def load_weights(agent: Any, weights: Weights) -> None:
     scale) and a run of a GPU should play anywhere.
     """
     arrays = {k: v for k, v in weights.arrays.items() if not OPTIMIZER.match(k)}
+    # The agents of the package are stored in float16.
+    arrays = {k: np.float32(v) if v.dtype == np.float16 else v for k, v in arrays.items()}
     arrays |= {k: v for k, v in agent.save()[0].items() if OPTIMIZER.match(k)}
     agent.load(match_variables(agent, arrays), weights.state.get("draws", {}))
 

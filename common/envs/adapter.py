@@ -75,7 +75,8 @@ def decode(data: Mapping[str, Any]) -> gymnasium.Space:
         return Dict({key: decode(inner) for key, inner in data["spaces"].items()})
     if kind == "Box":
         dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
-        low, high = (_decode_bound(data[name], shape, dtype) for name in ("low", "high"))
+        bounds = [np.array(data[name], dtype) for name in ("low", "high")]  # a number or a list
+        low, high = (np.full(shape, b.reshape(shape if b.ndim else ())) for b in bounds)
         return Box(low, high, shape, dtype.type)
     if kind == "Discrete":
         return Discrete(data["n"], start=data["start"])
@@ -92,12 +93,6 @@ def _encode_bound(bound: np.ndarray) -> Any:
     # JSON has no infinity; the text "inf" reads back as a number.
     numbers = [x if np.isfinite(x) else str(x) for x in bound.ravel().tolist()]
     return numbers[0] if len(set(numbers)) == 1 else numbers
-
-
-def _decode_bound(bound: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    if isinstance(bound, list):
-        return np.array([dtype.type(x) for x in bound], dtype).reshape(shape)
-    return np.full(shape, dtype.type(bound), dtype)
 
 
 class SpaceAdapter:

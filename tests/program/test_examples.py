@@ -31,6 +31,7 @@ def test_minigrid(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_custom_env(tmp_path):
     printed = run_example("custom_env.py", tmp_path / "run", *FLAGS, "--envs", "2")
     assert "Done: 60 agent steps" in printed

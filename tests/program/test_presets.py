@@ -54,6 +54,7 @@ def test_dmc_vision_runs_end_to_end(tmp_path):
 
 
 @need("dm_control")
+@pytest.mark.slow  # the quick tests train on pixels of the same suite
 def test_dmc_proprio_runs_end_to_end(tmp_path):
     metrics = run(tmp_path, "--configs", "dmc_proprio", "--task", "dmc_cup_catch")
     assert metrics.keys() >= {"position_loss", "velocity_loss"} and "image_loss" not in metrics

@@ -15,7 +15,8 @@ from commandline import TINY, finish, run_here, start
 from PIL import Image
 
 PONG = ["--configs", "atari", "debug", "--task", "atari_pong", "--time_limit", "60", *TINY]
-PONG += ["--prefill", "60", "--eval_every", "120", "--log_every", "50", "--train_every", "20"]
+PONG += ["--prefill", "60", "--eval_every", "120", "--log_every", "50", "--train_every", "40"]
+PONG += ["--dataset.batch", "6"]
 # Vector observations cost less than images; --jit False spares the compilation.
 QUICK = ["--configs", "debug", *TINY, "--prefill", "60", "--time_limit", "40"]
 QUICK += ["--train_every", "20", "--eval_every", "100", "--log_every", "100", "--steps", "200"]
@@ -137,7 +138,7 @@ def test_run_prints_its_phases_and_its_config(runs):
     result = runs[1]["b"]
     for text in (
         "Prefill with random actions: 60 agent steps = 240 frames.",
-        "Training: 1 update(s) per 20 agent steps = 80 frames",
+        "Training: 1 update(s) per 40 agent steps = 160 frames",
         "Prefill: 60 agent steps",
         "Done: 200 agent steps.",
         "rssm.hidden",
@@ -161,10 +162,10 @@ def test_same_command_continues(runs):
     assert episodes(logdir).items() > before["episodes"].items(), "the replay is another one"
     assert total_steps(logdir) == 300
     (_, then, old), (step, now, new) = before["state"], read_state(logdir)
-    # Pretraining, then one at 61, 81, ... below or at the last step.
-    assert (step, old["updates"], new["updates"]) == (300, 1 + 7, 1 + 12)
+    # Pretraining, then one at 61, 101, ... below or at the last step.
+    assert (step, old["updates"], new["updates"]) == (300, 1 + 4, 1 + 6)
     counters = [(int(then[k]), int(now[k])) for k in then if k.endswith("_opt/step")]
-    assert counters == [(8, 13)] * 3, "an optimizer started anew"
+    assert counters == [(5, 7)] * 3, "an optimizer started anew"
 
 
 # --- stopping, locking ---
