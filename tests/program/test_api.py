@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import FLAGS
 from gymnasium import spaces
-from tiny import FLAGS
 
 import dreamerv2.api as dv2
 from dreamerv2 import train as trainer
@@ -79,7 +79,8 @@ class Trained:
         # The script of the 2021 release, with flags that make it small.
         changes = {"log_every": 1e3, "train_every": 10, "prefill": 1e5, "actor_ent": 3e-3}
         changes |= {"logdir": str(logdir), "loss_scales.kl": 1.0, "discount": 0.99}
-        flags = [*FLAGS, "--steps=90", "--eval_every=20", "--precision=32", "--seed=5"]
+        flags = [*FLAGS, "--steps=90", "--eval_every=20", "--train_every=20"]
+        flags += ["--precision=32", "--seed=5"]
         self.config = dv2.defaults.update(changes).parse_flags(flags)
         dv2.train(self.env, self.config, outputs=[self.output])
 

@@ -72,7 +72,8 @@ def test_the_export_contains_no_lookups_in_weights(tmp_path):
 def test_the_parts_of_an_update_are_measured_with_gradients_through_the_dynamics(tmp_path):
     path = tmp_path / "rows.json"
     options = ("--quick", "--only", "parts", "--precision", "32", "--json", path)
-    output = run(*options, "--configs", "atari", "small", *TINY, "--actor_grad", "both")
+    flags = ("--configs", "atari", "small", *TINY, "--jit=True", "--actor_grad=both")
+    output = run(*options, *flags)
     assert "{" not in output.split("unit")[1], "the lines are below the table as well"
     rows = {row["name"]: row for row in map(json.loads, path.read_text().splitlines())}
     for part in ("encoder", "observe", "decoder", "heads", "imagination", "target", "actor"):

@@ -1,27 +1,28 @@
-"""Both examples run as their first lines say."""
+"""Both examples run with the flags that their first lines name."""
 
-import os
-import subprocess
+import runpy
 import sys
-from pathlib import Path
 
 import pytest
+from commandline import FLAGS
 from sources import ROOT
-from tiny import FLAGS
 
 
-def run_example(name: str, logdir: Path, *flags: str) -> str:
-    """Run an example in its own process; return its output."""
-    command = [sys.executable, ROOT / "examples" / name, "--logdir", logdir, *flags]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200)
-    assert ran.returncode == 0, f"{name} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
-    return ran.stdout
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs an example in this process, which has loaded TensorFlow; returns its output."""
+
+    def call(name, *flags):
+        monkeypatch.setattr(sys, "argv", [name, "--logdir", str(tmp_path / "run"), *flags])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_minigrid(tmp_path):
+def test_minigrid(run, tmp_path):
     pytest.importorskip("minigrid", reason="the extra minigrid is not installed")
-    printed = run_example("minigrid_task.py", tmp_path / "run", *FLAGS)
+    printed = run("minigrid_task.py", *FLAGS)
     assert "Done: 60 agent steps" in printed
     logged = (tmp_path / "run/metrics.jsonl").read_text()
     for name in ("train_return", "eval_return", "model_loss", "actor_loss"):
@@ -32,8 +33,8 @@ def test_minigrid(tmp_path):
 
 
 @pytest.mark.slow
-def test_custom_env(tmp_path):
-    printed = run_example("custom_env.py", tmp_path / "run", *FLAGS, "--envs", "2")
+def test_custom_env(run):
+    printed = run("custom_env.py", *FLAGS, "--envs", "2")
     assert "Done: 60 agent steps" in printed
     assert "Playing: 0.0" in printed or "Playing: 1.0" in printed, (
         "the example ends with an episode of the trained policy"

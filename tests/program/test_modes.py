@@ -1,15 +1,15 @@
 """--mode eval and --mode dream on a tiny run of a real game."""
 
+import contextlib
 import errno
 import functools
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,8 +17,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from commandline import FLAGS
 from PIL import Image
-from tiny import FLAGS
 
 from dreamerv2 import dream, evaluate, rundir
 from dreamerv2 import train as trainer
@@ -32,7 +32,6 @@ from dreamerv2.common.run.lock import RunLock
 from dreamerv2.common.video import overlay, writer
 from dreamerv2.train import main
 
-ROOT = Path(__file__).resolve().parents[2]
 STEP = 60 * 4  # of the last checkpoint, in frames
 
 
@@ -88,20 +87,11 @@ def evaluated(run, tmp_path_factory):
     """An evaluation by the command of the README, while the run is locked by its training."""
     logdir = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(run, logdir)
-    command = [sys.executable, "train.py", "--logdir", str(logdir)]
-    with RunLock(logdir):
+    with RunLock(logdir), contextlib.redirect_stdout(io.StringIO()) as printed:
         before = fingerprints(logdir)
-        ran = subprocess.run(
-            [*command, "--mode", "eval", "--eval_eps", "5", "--envs", "2"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": ""},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        main(["--logdir", str(logdir), "--mode", "eval", "--eval_eps", "5", "--envs", "2"])
         after = fingerprints(logdir)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return logdir, ran.stdout, before, after
+    return logdir, printed.getvalue(), before, after
 
 
 def test_eval_plays_exactly_the_episodes_asked_for_and_sums_up(evaluated):

@@ -4,13 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from commandline import run_here
+from commandline import FLAGS, run_here
 from reliable import episodes
-from tiny import FLAGS
 
 SHORT = [
     *(*FLAGS, "--steps=120", "--train_every=20", "--eval_every=60", "--log_every=40"),
-    *("--replay.minlen=8", "--replay.maxlen=8", "--dataset.length=8"),
     *("--envs=4", "--envs_parallel=process", "--eval_eps=3"),
 ]
 LENGTH = 12  # steps of an episode of Mixed

@@ -10,9 +10,8 @@ import re
 
 import numpy as np
 import pytest
-from commandline import run_here
+from commandline import FLAGS, run_here
 from reliable import episodes
-from tiny import FLAGS
 
 LENGTH = 20  # of an episode
 SHORT = [*FLAGS, f"--time_limit={LENGTH}", "--prefill=30", "--train_every=20"]

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from commandline import FLAGS
 from sources import ROOT, output_of
-from tiny import FLAGS
 
 from benchmarks.__main__ import TOPICS
 from benchmarks.__main__ import parser as benchmarks_parser
@@ -106,8 +106,7 @@ def test_the_commands_run_as_written(command, home):
 def test_the_program_runs_as_written(home):
     (program,) = blocks("python")
     (home / "mine.py").write_text(program)
-    small = [*FLAGS, "--replay.minlen=5", "--dataset.length=5"]  # random episodes are short
-    printed = execute(f"python mine.py {shlex.join(small)}", home, folder=home)
+    printed = execute(f"python mine.py {shlex.join(FLAGS)}", home, folder=home)
     assert "Done: 60 agent steps" in printed
     assert "mine" in [path.name for path in (home / "logdir").iterdir()]
 

@@ -89,9 +89,7 @@ def test_the_lists_hold_the_tasks_of_the_published_results(tmp_path):
         ("--logdir x --tasks atari_pong", "pip install 'dreamerv2[sweep]'"),
     ],
 )
-def test_a_mistake_costs_a_sentence_and_leaves_nothing(
-    arguments, sentence, tmp_path, monkeypatch, capsys
-):
+def test_a_mistake_costs_a_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert status(*arguments.split()) == 2
     printed = capsys.readouterr()

@@ -14,9 +14,9 @@ import time
 import psutil
 import pytest
 import reliable
+from commandline import FLAGS
 from reliable import check_episodes, check_metrics, checkpoints, start, steps_on_disk
 from sources import ROOT
-from tiny import FLAGS as TINY
 
 from dreamerv2 import plot
 
@@ -112,12 +112,9 @@ def trainings(tmp_path, raylet: int | None = None) -> list[int]:
     return [pid for pid, node in found if raylet is None or node == str(raylet)]
 
 
-def test_tiny_models_of_two_tasks_and_two_seeds_finish_and_are_plotted(
-    cluster, second, drive, tmp_path
-):
+def test_tiny_models_finish_and_are_plotted(cluster, second, drive, tmp_path):
     more = [*TASKS, "--seeds", 2, "--configs", "small", "--address", cluster.address]
-    tiny = [*TINY, "--replay.minlen=5", "--dataset.length=5"]  # random CartPole is over soon
-    status, table = finish(drive(REAL, *more, *tiny), tmp_path, 200)
+    status, table = finish(drive(REAL, *more, *FLAGS), tmp_path, 200)
     assert status == 0 and len(re.findall(r"^\S+ +finished .* 60 of 60", table, re.M)) >= 4, table
     texts = outputs(tmp_path)
     assert all("Done: 60 agent steps" in text for text in texts.values()) and len(texts) == 4
@@ -127,7 +124,7 @@ def test_tiny_models_of_two_tasks_and_two_seeds_finish_and_are_plotted(
     seeds = [(run["task"], run["seed"]) for run in drawn]
     assert sorted(seeds) == sorted((task, seed) for task in TASKS[1:] for seed in ("0", "1"))
 
-    status, again = finish(drive(REAL, *more, *tiny), tmp_path, 30)
+    status, again = finish(drive(REAL, *more, *FLAGS), tmp_path, 30)
     assert status == 0 and outputs(tmp_path) == texts, "the same command has started something"
 
 
@@ -153,9 +150,7 @@ def test_a_lost_node_costs_no_more_than_the_row_in_flight(cluster, second, drive
     assert 0 <= lost <= 2, f"{lost} steps were taken twice"
 
 
-def test_a_killed_driver_leaves_no_training_behind_and_is_continued(
-    cluster, second, drive, tmp_path
-):
+def test_a_killed_driver_leaves_no_training_behind(cluster, second, drive, tmp_path):
     more = [*TASKS, "--steps", "1e8", "--address", cluster.address, *SHORT]
     process = drive(LIGHT, *more)
     wait_for(learning(tmp_path, 2), process, tmp_path)

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from reliable import episodes as read_episodes
 from train_fakes import CountingAgent, World, make_config
 
 from dreamerv2.common.config.config import Config
@@ -21,11 +22,6 @@ def read_metrics(logdir, name):
     """Return step -> value of one metric."""
     lines = [json.loads(line) for line in (logdir / "metrics.jsonl").open()]
     return {line["step"]: line[name] for line in lines if name in line}
-
-
-def read_episodes(directory):
-    """Return the arrays of all episode files, oldest first."""
-    return [dict(np.load(path)) for path in sorted(directory.glob("*.npz"))]
 
 
 def actions(episodes):
@@ -58,7 +54,7 @@ def test_prefill_goes_on_until_an_episode_has_ended(tmp_path):
 
 
 def test_environments_start_anew_after_the_prefill(finished):
-    episodes = read_episodes(finished.logdir / "train_episodes")
+    episodes = read_episodes(finished.logdir)
     assert actions(episodes) == 80, "agent steps were lost"
     for episode in episodes:
         steps = np.arange(len(episode["reward"]))
@@ -75,7 +71,7 @@ def test_environments_start_anew_after_the_prefill(finished):
 
 
 def test_a_random_evaluation_episode_comes_first_and_is_no_score(finished):
-    random, *others = read_episodes(finished.logdir / "eval_episodes")
+    random, *others = read_episodes(finished.logdir, "eval_episodes")
     assert (random["action"][1:, 2] == 0).any(), "no random episode to report on"
     assert all((episode["action"][1:, 2] == 1).all() for episode in others)
     returns = read_metrics(finished.logdir, "eval_return")
@@ -90,9 +86,7 @@ def test_no_outputs_are_none(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "evaluation"), [(0, 0), (20, 3), (400, 40)])
-def test_an_evaluation_replay_holds_a_tenth_but_at_least_one_sequence(
-    tmp_path, monkeypatch, given, evaluation
-):
+def test_an_evaluation_replay_holds_a_tenth(tmp_path, monkeypatch, given, evaluation):
     opened = {}
 
     def note(directory, **options):
@@ -136,7 +130,7 @@ def test_without_evaluations_an_only_environment_loses_no_episode(tmp_path, monk
 
     monkeypatch.setattr(CountingAgent, "policy", policy)
     train(world.config, make_only, world.make_agent)
-    lengths = [len(episode["reward"]) - 1 for episode in read_episodes(tmp_path / "train_episodes")]
+    lengths = [len(episode["reward"]) - 1 for episode in read_episodes(tmp_path)]
     assert lengths[3:-1] == [7] * len(lengths[3:-1]) and len(lengths) > 10, lengths
 
 
@@ -186,7 +180,7 @@ def test_episodes_that_end_together_have_steps_of_their_own(tmp_path):
 @pytest.mark.parametrize("episodes", [0, 1, 4])
 def test_evaluation_plays_exactly_eval_eps_episodes(tmp_path, episodes):
     World(make_config(tmp_path, envs=3, eval_eps=episodes), lengths=(7, 4, 9)).run()
-    played = read_episodes(tmp_path / "eval_episodes")
+    played = read_episodes(tmp_path, "eval_episodes")
     assert len(played) == 1 + 2 * episodes, "two evaluations and one random episode before"
     counts = [*read_metrics(tmp_path, "eval_total_episodes").values()]
     assert counts == [1 + episodes, 1 + 2 * episodes], "a count is that after the evaluation"
@@ -208,7 +202,7 @@ def test_a_finished_run_continues_with_more_steps(tmp_path):
     assert set(parts.when("save")) == {*whole.when("save"), 70}
     logs = [read_metrics(tmp_path / name, "fake_loss") for name in ("parts", "whole")]
     assert set(logs[0]) == {*logs[1], 70}
-    assert actions(read_episodes(tmp_path / "parts/train_episodes")) == 140
+    assert actions(read_episodes(tmp_path / "parts")) == 140
 
 
 def test_a_finished_run_does_nothing_more(tmp_path, capsys):
@@ -243,7 +237,7 @@ def test_a_loss_is_told_and_the_counter_stands(tmp_path, capsys, folder, words):
     world.run(steps=120)
     assert words in capsys.readouterr().out
     assert world.steps["train"] == 120
-    *_, first = read_episodes(tmp_path / "train_episodes")[: 1 if folder[0] == "t" else 3]
+    *_, first = read_episodes(tmp_path)[: 1 if folder[0] == "t" else 3]
     assert (first["action"][1:, 2] == 0).any(), "a random episode, to have a batch"
 
 
@@ -283,7 +277,7 @@ def test_a_signal_ends_the_run_and_loses_nothing(tmp_path, capsys, number, where
     assert signal.getsignal(number) is handler, "the handler of the caller is gone"
     assert f"Stopped at agent step {done}" in capsys.readouterr().out
     assert world.when("save")[-1] == done
-    assert actions(read_episodes(tmp_path / "train_episodes")) == done
+    assert actions(read_episodes(tmp_path)) == done
     world.run()
     assert world.steps["train"] == 80, "steps were lost or repeated"
     updates = world.when("update")
@@ -343,23 +337,6 @@ def test_pictures_of_predictions_show_one_sequence_where_episodes_are_long(tmp_p
     monkeypatch.setattr(CountingAgent, "report", report)
     World(make_config(tmp_path, **{"replay.minlen": 2, "replay.maxlen": 3}), (19,)).run()
     assert seen and not any(first[:, 1:].any() for first in seen), "it jumps"
-
-
-def test_a_second_interrupt_stops_at_once(tmp_path):
-    world = World(make_config(tmp_path), (7,), ("update", 6), signal.SIGINT)
-    note = world.note
-
-    def note_and_interrupt_again(event, step):
-        note(event, step)
-        if (event, step) == ("update", 36):  # the sixth
-            signal.raise_signal(signal.SIGINT)
-
-    world.note = note_and_interrupt_again
-    with pytest.raises(KeyboardInterrupt):
-        world.run()
-    assert world.events[-1] == ("update", 36), "it saved first"
-    world.note, world.signal_at = note, ()
-    assert world.run().steps["train"] == 80, "steps on disk were lost"
 
 
 def run_until_a_failure(world, at, **changes):

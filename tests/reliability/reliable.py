@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from commandline import TINY as NETWORKS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -22,7 +21,6 @@ SHORT = [
     *("--train_every", "5", "--checkpoint_every", "50", "--replay.minlen", "8"),
     *("--replay.maxlen", "16", "--dataset.batch", "4", "--dataset.length", "8"),
 ]
-TINY = [*NETWORKS, "--jit", "False"]
 
 
 def start(script, *arguments, log, file_size=None, **environment) -> subprocess.Popen:
@@ -81,6 +79,13 @@ def checkpoints(logdir) -> list[int]:
     return sorted(int(path.parent.name[:12]) for path in folder.glob("[0-9]*/complete.json"))
 
 
+def read_checkpoint(logdir) -> tuple[int, dict, dict]:
+    """Return (agent step, arrays, state) of the newest checkpoint, read without our own code."""
+    newest = max((logdir / "checkpoints").iterdir())
+    with np.load(newest / "variables.npz") as arrays:
+        return int(newest.name[:12]), dict(arrays), json.loads((newest / "state.json").read_text())
+
+
 def episodes(logdir, name="train_episodes") -> list[dict[str, np.ndarray]]:
     """Return the arrays of all stored episodes, oldest first."""
     paths = sorted((Path(logdir) / name).glob("*.npz"))
@@ -123,8 +128,8 @@ def children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children()]
 
 
-def alive(pid: int) -> bool:
+def alive(pid: float) -> bool:
     """Return whether a process runs; a zombie does not."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     return False

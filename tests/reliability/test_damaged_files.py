@@ -119,12 +119,6 @@ def test_a_command_that_is_refused_changes_nothing(flags, size, sentence, tmp_pa
     assert contents(tmp_path / "run") == before
 
 
-def test_an_interval_may_change_its_unit(again):
-    for interval, steps in (("600s", 250), ("40", 300)):
-        said = again("--checkpoint_every", interval, "--steps", steps)
-        assert f"Done: {steps}" in said
-
-
 def test_a_full_tensorboard_file_never_stops_training(tmp_path):
     # Videos make event files the largest files; the output goes to a file as well, hence few logs.
     size, flags = 120_000, ["--steps", "800", "--eval_every", "30", "--log_every", "400"]

@@ -63,9 +63,7 @@ SLOW = pytest.mark.slow
         pytest.param("checkpoints", 60_000, [], {"PRECIOUS": "10000"}, marks=SLOW),
     ],
 )
-def test_a_file_that_cannot_grow_ends_the_run_with_one_sentence(
-    tmp_path, first, size, flags, environment
-):
+def test_a_file_that_cannot_grow_ends_the_run(tmp_path, first, size, flags, environment):
     command, short = [*MANY, "--logdir", tmp_path / "run"], {**environment, "EPISODE": "12 20"}
     run_light(*command, "--steps", "100", log=tmp_path / "log", **short)
     before = checkpoints(tmp_path / "run")[-1]

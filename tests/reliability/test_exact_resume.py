@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reliable import TINY
+from commandline import TINY
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.config import paths

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from commandline import TINY
 from reliable import (
     LIGHT,
     REAL,
     SHORT,
-    TINY,
     check_episodes,
     check_metrics,
     checkpoints,

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import psutil
 import pytest
-from reliable import REAL, ROOT, TINY, check_metrics, start
+from commandline import TINY
+from reliable import REAL, ROOT, check_metrics, start
 
 STEPS = 200_000
 # An environment that costs nothing: what is measured is the loop.

@@ -4,9 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commandline import run_here
+from reliable import read_checkpoint
 
 OLD = Path(__file__).parent / "data/run_of_886dca9"
 FLAGS = [
@@ -24,14 +24,6 @@ FLAGS = [
 def run(tmp_path):
     """A copy of the old run."""
     return Path(shutil.copytree(OLD, tmp_path / "run"))
-
-
-def read_checkpoint(logdir):
-    """Return (step, arrays, state) of the newest checkpoint, read without our own code."""
-    newest = max((logdir / "checkpoints").iterdir())
-    with np.load(newest / "variables.npz") as arrays:
-        state = json.loads((newest / "state.json").read_text())
-        return int(newest.name[:12]), dict(arrays), state
 
 
 def test_an_old_run_is_loaded_whole(run, capsys):

@@ -28,6 +28,8 @@ from dreamerv2.common import stdio
 from dreamerv2.common.run import signals
 
 WORKERS = ["--envs", "2", "--envs_parallel", "process"]
+# Quick tests of SIGINT: test_a_second_interrupt_stops_at_once... below, and test_train.py.
+NAMES = ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)]
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def end(process, *signals, grace=0) -> tuple[float, list[int]]:
     return took, [pid for pid in workers if alive(pid)]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_signal_saves_every_step_and_ends_all_workers(process, tmp_path, name):
     # Episodes of 1000 steps: the unfinished ones are what could be lost.
     going = process(EPISODE="1000 1000")
@@ -215,7 +217,7 @@ def test_a_second_interrupt_stops_at_once_and_leaves_no_workers(process, tmp_pat
     assert status == 0 and "Continuing from" in said, said[-2000:]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_signal_while_it_starts_is_answered_as_well(process, tmp_path, name):
     going = process()
     while not (tmp_path / "run/config.yaml").exists():  # written before there are workers

@@ -10,9 +10,15 @@ import train
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 # Networks so small that starting TensorFlow takes longer than learning.
 TINY = [
-    *("--rssm.hidden", "16", "--rssm.deter", "16", "--rssm.stoch", "4", "--rssm.discrete", "4"),
-    *(r"--.*\.cnn_depth", "2", r"--.*\.layers", "1", r"--.*\.units", "16"),
-    *(r"--.*\.mlp_layers", "16", "--imag_horizon", "4", "--disag_models", "2"),
+    *("--rssm.hidden=16", "--rssm.deter=16", "--rssm.stoch=4", "--rssm.discrete=4"),
+    *(r"--.*\.cnn_depth=2", r"--.*\.mlp_layers=16", r"--.*\.layers=1", r"--.*\.units=16"),
+    *("--imag_horizon=4", "--disag_models=2", "--jit=False"),
+]
+# With these, any task ends in seconds; random CartPole is over within ten steps.
+FLAGS = [
+    *(*TINY, "--dataset.batch=4", "--dataset.length=5", "--replay.minlen=5", "--replay.maxlen=10"),
+    *("--time_limit=30", "--prefill=40", "--pretrain=1", "--train_every=10", "--log_every=20"),
+    *("--eval_every=40", "--steps=60"),
 ]
 
 

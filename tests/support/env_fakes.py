@@ -115,12 +115,3 @@ class Scripted(gymnasium.Env):
 VECTOR = Dict({"x": Box(-1, 1, (2,), np.float32)})
 GOOD = {"x": np.zeros(2, np.float32)}
 ACTIONS = np.eye(3, dtype=np.float32)[[0, 1]]  # of two environments that count
-
-
-def alive(pid) -> bool:
-    """Whether a process of this id exists."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    return True

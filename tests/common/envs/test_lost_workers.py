@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 from env_contract import env_config
-from env_fakes import ACTIONS, VECTOR, Counting, Failing, Scripted, alive
+from env_fakes import ACTIONS, VECTOR, Counting, Failing, Scripted
+from reliable import alive
 
 from dreamerv2.common.envs import vectorize
 from dreamerv2.common.envs.spaces import CheckSpaces
@@ -34,9 +35,7 @@ WAYS = [("none", "raise"), ("process", "raise"), ("process", "hang"), ("process"
 
 
 @pytest.mark.parametrize(("parallel", "failure"), WAYS)
-def test_a_failed_environment_is_made_anew_and_its_episode_truncated(
-    vector, tmp_path, caplog, parallel, failure
-):
+def test_a_failed_environment_is_made_anew(vector, tmp_path, caplog, parallel, failure):
     once = str(tmp_path / "failed")
     config = env_config(env_timeout=2, env_restarts=1)
     envs = vector([Counting, lambda: Failing({2: failure}, once)], parallel, config)

@@ -5,7 +5,8 @@ import gymnasium
 import numpy as np
 import pytest
 from env_contract import env_config
-from env_fakes import ACTIONS, VECTOR, Counting, Failing, alive
+from env_fakes import ACTIONS, VECTOR, Counting, Failing
+from reliable import alive
 
 from dreamerv2.common.envs import make_vector_env
 from dreamerv2.common.errors import UserError
@@ -92,9 +93,7 @@ def test_an_exception_arrives_with_its_own_traceback(vector, parallel):
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
-def test_a_failure_in_the_constructor_arrives_and_leaves_no_environment_open(
-    vector, parallel, tmp_path
-):
+def test_a_failing_constructor_leaves_no_environment_open(vector, parallel, tmp_path):
     def broken():
         raise UserError("no such level")
 

@@ -1,12 +1,10 @@
 """TensorFlow multiplies with oneDNN on every x86 processor, unless the user says otherwise."""
 
-import os
 import platform
-import subprocess
 import sys
 
 import pytest
-from sources import ROOT
+from sources import output_of
 
 CONVOLUTION = """
 import dreamerv2.common.nn.layers, tensorflow as tf
@@ -16,14 +14,10 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 
 
 @pytest.mark.skipif(not X86, reason="oneDNN is for x86 processors")
-@pytest.mark.parametrize(("chosen", "used"), [(None, True), ("0", False)])
-def test_convolutions_are_those_of_onednn(chosen, used):
-    environment = {**os.environ, "ONEDNN_VERBOSE": "1", "PYTHONPATH": str(ROOT)}
-    environment["CUDA_VISIBLE_DEVICES"] = ""  # a GPU would do the convolution
-    environment.pop("TF_ENABLE_ONEDNN_OPTS", None)  # of the tests themselves
-    environment |= {"TF_ENABLE_ONEDNN_OPTS": chosen} if chosen else {}
-    command = [sys.executable, "-c", CONVOLUTION]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    found = "exec,cpu,convolution" in ran.stdout
-    assert found == used, f"TF_ENABLE_ONEDNN_OPTS={chosen}: {ran.stdout[-500:]}"
+def test_convolutions_are_those_of_onednn_unless_chosen_otherwise(monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)  # of the tests themselves
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # a GPU would do the convolution
+    printed = output_of(sys.executable, "-c", CONVOLUTION, ONEDNN_VERBOSE=1)
+    assert "exec,cpu,convolution" in printed, printed[-500:]
+    code = "import os, dreamerv2; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    assert output_of(sys.executable, "-c", code, TF_ENABLE_ONEDNN_OPTS=0) == "0\n", "not theirs"

@@ -235,9 +235,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
     Replay(tmp_path).add_step(make_row(0, 0) | {"log_more": np.float32(1)})
 
 
-def test_waiting_for_the_first_episode_is_explained_once_and_not_endless(
-    tmp_path, capsys, monkeypatch
-):
+def test_the_wait_for_a_first_episode_is_explained_and_ends(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(replay_module, "MAX_STEPS_WITHOUT_EPISODE", 50)
     replay = Replay(tmp_path, minlen=3)
     with pytest.raises(UserError, match="No episode has ended in 101 steps.*give --time_limit"):

@@ -4,6 +4,7 @@ import weakref
 import gymnasium
 import numpy as np
 import pytest
+from env_fakes import Counting
 
 from dreamerv2.common.envs import vectorize
 from dreamerv2.common.envs.spaces import OneHotSpace
@@ -11,11 +12,10 @@ from dreamerv2.common.envs.vector.vector import Abandoned
 from dreamerv2.common.run.driver import Driver
 
 
-class CountingEnv(gymnasium.Env):
+class CountingEnv(Counting):
     """Every observation holds the environment's number, the episode and the step.
 
-    Episode e has ``lengths[e % n]`` steps; odd episodes are truncated, even ones terminate. The
-    reward is the step. The action must be the one the agent owes for exactly this row.
+    The action must be the one the agent owes for exactly this row.
     """
 
     action_space = OneHotSpace(7)
@@ -24,20 +24,12 @@ class CountingEnv(gymnasium.Env):
     )
 
     def __init__(self, number, lengths):
-        self.number, self.lengths = number, lengths
-        self.episode, self.count, self.over = -1, 0, True
-
-    def reset(self, *, seed=None, options=None):
-        self.episode, self.count, self.over = self.episode + 1, 0, False
-        return self._observe(), {}
+        super().__init__(lengths)
+        self.number = number
 
     def step(self, action):
-        assert not self.over, "stepped after the end of an episode"
         assert action.argmax() == owed(self._observe()["place"]), "the action is another row's"
-        self.count += 1
-        self.over = self.count == self.lengths[self.episode % len(self.lengths)]
-        truncated = self.over and self.episode % 2 == 1
-        return self._observe(), float(self.count), self.over and not truncated, truncated, {}
+        return super().step(action)
 
     def _observe(self):
         return {"place": np.array([self.number, self.episode, self.count], np.float32)}
@@ -141,20 +133,6 @@ def test_action_of_a_row_is_the_one_that_led_to_it():
                 assert row["action"].argmax() == owed(before["place"])
                 assert row["reward"] == row["place"][2]
             assert row["action"].dtype == row["reward"].dtype == np.float32
-
-
-def test_episodes_hold_their_rows_stacked():
-    seen = Recorder()
-    seen.driver([3, 2], [4])(CountingAgent(), steps=12)
-    assert [(i, len(ep["reward"])) for i, ep in seen.episodes] == [(0, 4), (1, 5), (0, 3)]
-    for index, episode in seen.episodes:
-        length = len(episode["reward"])
-        assert episode["place"][:, 0].tolist() == [index] * length, "environments are mixed"
-        assert episode["place"][:, 2].tolist() == list(range(length))
-        assert episode["is_first"].tolist() == [True] + [False] * (length - 1)
-        assert episode["is_last"].tolist() == [False] * (length - 1) + [True]
-        assert episode["action"].shape == (length, 7)
-    assert [ep["is_terminal"][-1] for _, ep in seen.episodes] == [True, True, False]
 
 
 def test_the_driver_keeps_no_rows_and_a_row_keeps_no_other_rows():
