@@ -1,7 +1,6 @@
-"""The trained agent in scores/pretrained plays, dreams and is a policy, wherever it is installed."""
+"""The trained agent in scores/pretrained plays, dreams and is a policy, also out of a wheel."""
 
 import json
-
 
 import pytest
 from sources import ROOT
