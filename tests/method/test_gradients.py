@@ -87,16 +87,35 @@ def test_gradient_of_the_model_loss(variant):
             loss = model.loss(data, start, noise)[0]
         return tape.gradient(loss, variables, unconnected_gradients="zero")
 
-    found = numpy_of(gradients())
-    if variant in ("images", "Gaussian ensemble"):  # the loop over time in a graph, too
-        for name, gradient in tf.function(gradients)().items():
-            np.testing.assert_allclose(gradient, found[name], rtol=1e-9, atol=1e-10)
     args = (preprocess(raw, SHAPES, config), shapes, config, *numpy_of((noise, start)))
     check_directions(
         lambda weights, sg: model_loss(weights, *args, sg=sg)["total"],
         weights_of(model),
-        found,
+        numpy_of(gradients()),
     )
+
+
+SLOW = pytest.mark.slow
+QUICK_IN_A_GRAPH = ("images", "Gaussian ensemble")
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(v, marks=() if v in QUICK_IN_A_GRAPH else SLOW) for v in MODEL_VARIANTS],
+)
+def test_gradients_are_the_same_in_a_graph(variant):
+    """The loop over time in Python, as `jit: False` runs it, and in a graph."""
+    model = make_model(small_config(MODEL_VARIANTS[variant]))
+    data = model.preprocess(tensors_of(make_batch(batch=2, length=3)))
+    noise, start = model.noise(2, 3, SEED), random_start(model, 2)
+
+    def gradients():
+        with recording(model) as tape:
+            loss = model.loss(data, start, noise)[0]
+        return tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
+
+    for one, other in zip(gradients(), tf.function(gradients)(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
 
 
 def imagination_case(change, discrete):

@@ -10,8 +10,13 @@ PONG = ["--configs", "atari", "debug", "--task", "atari_pong"]
 # What the user types -> what the answer must contain. LOGDIR is a directory that does not exist.
 MISTAKES = {
     "unknown config": (["--configs", "atari", "debgu"], ["'debgu'", "'debug'"]),
+    "misspelt key": (["--rssm.hiden", "3"], ["'rssm.hiden'", "'rssm.hidden'"]),
     "wrong type": (["--envs", "two"], ["envs", "two", "integer"]),
+    "unknown precision": (["--precision", "8"], ["precision", "8", "auto, 32, 16, bfloat16"]),
+    "a word alone": (["atari"], ["'atari'", "stands alone"]),
     "unknown game": (["--task", "atari_pogn"], ["'pogn'", "'pong'"]),
+    "unknown suite": (["--task", "nintendo_mario"], ["atari, crafter, dmc, gym, minigrid"]),
+    "no task": (["--task", "atari"], ["'atari'", "name after the suite"]),
     "unknown gym environment": (["--task", "gym_CartPool-v1"], ["CartPool-v1", "CartPole-v1"]),
 }
 
@@ -47,8 +52,9 @@ def check_mistake(capsys, *arguments, contents):
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(mistake, tmp_path, monkeypatch, capsys):
     arguments, contents = MISTAKES[mistake]
+    command = [*arguments, "--logdir", "logdir"] if arguments != ["atari"] else arguments
     monkeypatch.chdir(tmp_path)
-    check_mistake(capsys, *arguments, "--logdir", "logdir", contents=contents)
+    check_mistake(capsys, *command, contents=contents)
     assert list(tmp_path.iterdir()) == [], "something was created"
 
 

@@ -339,6 +339,23 @@ def test_pictures_of_predictions_show_one_sequence_where_episodes_are_long(tmp_p
     assert seen and not any(first[:, 1:].any() for first in seen), "it jumps"
 
 
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    world = World(make_config(tmp_path), (7,), ("update", 6), signal.SIGINT)
+    note = world.note
+
+    def note_and_interrupt_again(event, step):
+        note(event, step)
+        if (event, step) == ("update", 36):  # the sixth
+            signal.raise_signal(signal.SIGINT)
+
+    world.note = note_and_interrupt_again
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    assert world.events[-1] == ("update", 36), "it saved first"
+    world.note, world.signal_at = note, ()
+    assert world.run().steps["train"] == 80, "steps on disk were lost"
+
+
 def run_until_a_failure(world, at, **changes):
     """Run until an update at a step from `at` on fails: no checkpoint is saved any more."""
     note = world.note

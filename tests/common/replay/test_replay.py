@@ -1,6 +1,8 @@
+import itertools
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +112,10 @@ def test_steps_that_were_lost_stay_taken(tmp_path):
         assert replay.stats["total_steps"] == 24, "they are lost, not pruned"
 
 
-def test_lost_steps_that_are_put_back_are_lost_no_more(tmp_path):
+def test_lost_steps_that_are_put_back_are_lost_no_more(tmp_path, monkeypatch):
+    # Of two names with the same time and number, the later one is the smaller.
+    falling = (uuid.UUID(int=2**128 - 1 - i) for i in itertools.count())
+    monkeypatch.setattr(uuid, "uuid4", lambda: next(falling))
     first = fill(tmp_path, [10] * 4, capacity=60)
     add_rows(first, 4, 5)
     removed = {path: path.read_bytes() for path in sorted(tmp_path.glob("*.npz"))[:2]}

@@ -135,6 +135,20 @@ def test_action_of_a_row_is_the_one_that_led_to_it():
             assert row["action"].dtype == row["reward"].dtype == np.float32
 
 
+def test_episodes_hold_their_rows_stacked():
+    seen = Recorder()
+    seen.driver([3, 2], [4])(CountingAgent(), steps=12)
+    assert [(i, len(ep["reward"])) for i, ep in seen.episodes] == [(0, 4), (1, 5), (0, 3)]
+    for index, episode in seen.episodes:
+        length = len(episode["reward"])
+        assert episode["place"][:, 0].tolist() == [index] * length, "environments are mixed"
+        assert episode["place"][:, 2].tolist() == list(range(length))
+        assert episode["is_first"].tolist() == [True] + [False] * (length - 1)
+        assert episode["is_last"].tolist() == [False] * (length - 1) + [True]
+        assert episode["action"].shape == (length, 7)
+    assert [ep["is_terminal"][-1] for _, ep in seen.episodes] == [True, True, False]
+
+
 def test_the_driver_keeps_no_rows_and_a_row_keeps_no_other_rows():
     """A view would hold the images of all environments, for as long as one episode lasts."""
     rows = []
