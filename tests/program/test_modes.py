@@ -1,10 +1,8 @@
 """--mode eval and --mode dream on a tiny run of a real game."""
 
 import contextlib
-import errno
 import functools
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -18,18 +16,17 @@ import gymnasium
 import numpy as np
 import pytest
 from commandline import FLAGS
-from PIL import Image
+from logs import video_frames
 
-from dreamerv2 import dream, evaluate, rundir
+from dreamerv2 import evaluate, rundir
 from dreamerv2 import train as trainer
 from dreamerv2.common.config import paths
 from dreamerv2.common.config.config import Config
-from dreamerv2.common.envs import make_env, vectorize
+from dreamerv2.common.envs import vectorize
 from dreamerv2.common.envs.spaces import OneHotSpace
-from dreamerv2.common.errors import UserError
 from dreamerv2.common.run.checkpoint import Checkpoint
 from dreamerv2.common.run.lock import RunLock
-from dreamerv2.common.video import overlay, writer
+from dreamerv2.common.video import overlay
 from dreamerv2.train import main
 
 STEP = 60 * 4  # of the last checkpoint, in frames
@@ -62,21 +59,6 @@ def fingerprints(logdir: Path) -> dict[str, str]:
     """Hash every file of a run."""
     files = [path for path in sorted(logdir.rglob("*")) if path.is_file()]
     return {str(p.relative_to(logdir)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
-
-
-def frames(path: Path) -> list[np.ndarray]:
-    """Decode a video, GIF or MP4."""
-    if path.suffix == ".gif":
-        image = Image.open(path)
-        found = []
-        for index in range(image.n_frames):
-            image.seek(index)
-            # Equal frames in a row are stored as one that lasts longer.
-            found += [np.asarray(image.convert("RGB"))] * round(image.info["duration"] / 50)
-        return found
-    av = pytest.importorskip("av", reason="the extra video is not installed")
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 # --- eval ---
@@ -165,7 +147,7 @@ def test_a_failure_in_a_filmed_episode_ends_neither_evaluation_nor_film(run, tmp
     *episodes, summary = lines(out)
     assert [line["eval_length"] for line in episodes] == [2, 4] and summary["episodes"] == 2
     gifs = sorted((out / "videos").glob("*.gif"))
-    assert [len(frames(gif)) for gif in gifs] == [2, 5], "one frame of each row that was seen"
+    assert [len(video_frames(gif)) for gif in gifs] == [2, 5], "one frame of each row that was seen"
 
 
 @pytest.mark.slow
@@ -234,7 +216,7 @@ def test_frames_are_those_of_the_training(tmp_path):
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])
 def test_eval_films_at_the_native_resolution(evaluated, suffix):
     video = evaluated[0] / "videos" / f"eval_{STEP:012d}_1.{suffix}"
-    shown = frames(video)
+    shown = video_frames(video)
     assert len(shown) == 31, "the first frame and one for every step"
     height, width = shown[0].shape[:2]
     assert width == 160 and 210 < height < 240, "the picture, and a strip for the score below it"
@@ -300,7 +282,7 @@ def dreamed(run, tmp_path_factory):
 
 def test_dream_shows_real_frames_beside_open_loop_predictions(dreamed, run):
     pytest.importorskip("av", reason="the extra video is not installed")
-    shown = frames(dreamed[f"dream_{STEP:012d}_image_openloop.mp4"])
+    shown = video_frames(dreamed[f"dream_{STEP:012d}_image_openloop.mp4"])
     assert len(shown) == 31, "all rows of an episode, as it is shorter than 50"
     strip = overlay.caption("", 10).shape[0]
     first = shown[0][strip : strip + 128, :128].astype(float)
@@ -311,7 +293,7 @@ def test_dream_shows_real_frames_beside_open_loop_predictions(dreamed, run):
 
 def test_dream_shows_an_imagined_rollout_with_its_curves(dreamed):
     pytest.importorskip("av", reason="the extra video is not installed")
-    shown = frames(dreamed[f"dream_{STEP:012d}_image_imagined.mp4"])
+    shown = video_frames(dreamed[f"dream_{STEP:012d}_image_imagined.mp4"])
     assert len(shown) == 51, "the start and fifty imagined steps"
     below = [frame[17 + 128 :] for frame in shown]
     blue = [((f[..., 2].astype(int) - f[..., 0]) > 60).sum() for f in below]
@@ -370,56 +352,3 @@ def test_a_run_named_by_a_date_is_no_checkpoint(run, tmp_path):
     config = Config.load(dated / "config.yaml")
     for changes in ({"logdir": str(dated)}, {"checkpoint": str(dated)}):
         assert rundir.read_weights(config.update({"mode": "eval", **changes})).step == 60
-
-
-def test_without_an_encoder_there_are_gifs_and_one_line(tmp_path, monkeypatch, capsys):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "av" else real(n))
-    writer._has_encoder.cache_clear()
-    picture = np.zeros((2, 8, 9, 3), np.uint8)
-    paths = [*writer.save(tmp_path / "a", picture), *writer.save(tmp_path / "b", picture)]
-    writer._has_encoder.cache_clear()
-    assert [path.name for path in paths] == ["a.gif", "b.gif"]
-    assert capsys.readouterr().out.count("dreamerv2[video]") == 1
-
-
-def test_a_video_that_fails_leaves_no_draft_and_the_former_video(tmp_path, monkeypatch):
-    (tmp_path / "a.gif").write_bytes(b"old")
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space"):
-        writer.save(tmp_path / "a", np.zeros((2, 8, 9, 3), np.uint8))
-    assert (tmp_path / "a.gif").read_bytes() == b"old"
-    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
-
-
-def test_names_of_images_lead_out_of_no_folder_and_may_hold_dots(tmp_path):
-    assert dream.file_name("/../../esc_openloop") == "_.._.._esc_openloop"
-    assert dream.file_name("camera.rgb_imagined") == "camera.rgb_imagined"
-    gif, *_ = writer.save(tmp_path / "camera.rgb_imagined", np.zeros((2, 8, 9, 3), np.uint8))
-    assert gif.name == "camera.rgb_imagined.gif"
-
-
-def test_a_gif_of_large_frames_ends_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "GIF_BYTES", 1000)
-    gif, *_ = writer.save(tmp_path / "large", np.zeros((9, 8, 9, 3), np.uint8))
-    with Image.open(gif) as image:
-        assert image.info["duration"] == 5 * 50, "5 frames of 216 bytes"
-
-
-def test_an_mp4_holds_odd_sizes_too(tmp_path):
-    pytest.importorskip("av", reason="the extra video is not installed")
-    _, mp4 = writer.save(tmp_path / "odd", np.full((3, 33, 35, 3), 200, np.uint8))
-    shown = frames(mp4)
-    assert len(shown) == 3 and shown[0].shape == (34, 36, 3)
-    assert np.abs(shown[0].astype(int) - 200).max() < 6
-
-
-def test_crafter_draws_a_picture_larger_than_what_the_agent_sees():
-    pytest.importorskip("crafter", reason="the extra crafter is not installed")
-    env = make_env("crafter_reward", Config(paths.load_configs()["defaults"]))
-    env.reset()
-    assert env.render_mode == "rgb_array" and env.render().shape == (576, 576, 3)

@@ -28,7 +28,7 @@ from dreamerv2.common import stdio
 from dreamerv2.common.run import signals
 
 WORKERS = ["--envs", "2", "--envs_parallel", "process"]
-# Quick tests of SIGINT: test_a_second_interrupt_stops_at_once... below, and test_train.py.
+# Quick tests of SIGINT: test_a_second_interrupt_stops_at_once... below, and test_stopped_runs.py.
 NAMES = ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)]
 
 

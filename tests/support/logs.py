@@ -1,8 +1,10 @@
 """Entries, outputs and videos for tests of logging."""
 
 import io
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dreamerv2.common.logger.logger import Entry, Output
@@ -44,6 +46,21 @@ def gif_frames(gif):
         milliseconds += image.info["duration"]
         frames += [np.asarray(image.convert("RGB"))] * (image.info["duration"] // 10)
     return np.stack(frames), milliseconds / 1000
+
+
+def video_frames(path: Path) -> list[np.ndarray]:
+    """Decode a video, GIF or MP4."""
+    if path.suffix == ".gif":
+        image = Image.open(path)
+        found = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            # Equal frames in a row are stored as one that lasts longer.
+            found += [np.asarray(image.convert("RGB"))] * round(image.info["duration"] / 50)
+        return found
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def assert_gif_shows(gif, clip):

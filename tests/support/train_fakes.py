@@ -1,5 +1,6 @@
 """A counting environment and a counting agent: they notice dropped, repeated or reordered steps."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -182,3 +183,14 @@ def make_config(logdir, **changes) -> Config:
         "dataset.length": 4,
     }
     return Config(paths.load_configs()["defaults"]).update(small | changes)
+
+
+def read_metrics(logdir, name):
+    """Return step -> value of one metric."""
+    lines = [json.loads(line) for line in (logdir / "metrics.jsonl").open()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+def actions(episodes):
+    """How many agent steps the episodes hold."""
+    return sum(len(episode["reward"]) - 1 for episode in episodes)

@@ -31,6 +31,12 @@ def test_crafter_logs_achievements_and_the_true_reward():
     assert any(row[0]["log_reward"] != 0 for row in rows), "the true reward is not logged"
 
 
+def test_crafter_draws_a_picture_larger_than_what_the_agent_sees():
+    env = make_env("crafter_reward", env_config())
+    env.reset()
+    assert env.render_mode == "rgb_array" and env.render().shape == (576, 576, 3)
+
+
 def test_crafter_is_evaluated_with_reward():
     rows = play(make_env("crafter_noreward", env_config(), mode="eval"), 150)
     assert any(row[1] != 0 for row in rows)
