@@ -173,8 +173,8 @@ def draw_curves(
     labels = [*colors, *(style["label"] for style in styles.values())]
     fig, axes = figures.panels(len(tasks), labels, xlabel, yaxis.replace("_", " "))
     for ax, task in zip(axes, tasks, strict=True):
-        suite, _, name = task.partition("_")
-        ax.set_title((name or suite).replace("_", " ").title(), fontsize=10)
+        title = task if task.startswith("crafter_") else task.partition("_")[2] or task
+        ax.set_title(title.replace("_", " ").title(), fontsize=10)
         own = [curve for curve in curves if curve.task == task]
         theirs = [c for c in published if c.task == task and c.method in styles]
         for curve in theirs:

@@ -192,10 +192,11 @@ def test_names_that_matplotlib_would_hide_or_typeset_are_shown(logdir, tmp_path)
         flags = ["--indir", tmp_path / "odd", "--outdir", out, "--tasks", tasks, "--baselines"]
         assert [run["method"] for run in draw(*flags)] == methods
         assert (out / "curves.png").stat().st_size > 0
-    curve = formats.Curve("gym_x", "_exp", *np.ones((4, 3)))
+    curve = formats.Curve("crafter_reward", "_exp", *np.ones((4, 3)))
     args = plot.parse_args(["--indir", "x", "--outdir", "y"])
     figure = plot.draw_curves([curve], {"_exp": "red"}, "loss", args)
     assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_exp"]
+    assert figure.axes[0].get_title() == "Crafter Reward", "its suite is hidden"
 
 
 def test_an_outdir_that_cannot_be_written_is_one_sentence(logdir, tmp_path, capsys):
